@@ -1,0 +1,26 @@
+//! `imgtool completions`: what a shell needs to complete imgtool's command line.
+
+use crate::cli::Cli;
+use crate::console::Console;
+use crate::error::Result;
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+/// Options of `imgtool completions`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The shell
+    shell: Shell,
+}
+
+/// Runs `imgtool completions`.
+///
+/// # Errors
+/// If stdout can't be written to.
+pub fn run(args: Args, console: &Console) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "imgtool", &mut script);
+    let script = String::from_utf8_lossy(&script).into_owned();
+    let value = serde_json::json!({ "shell": args.shell.to_string(), "script": script });
+    console.result(&value, || script.clone())
+}

@@ -1,0 +1,26 @@
+//! The command line from outside: exit code, stdout and stderr of the real binary,
+//! and other people's tools as judges of what it wrote.
+
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod release;
+
+#[cfg(test)]
+mod diff;
+#[cfg(test)]
+mod help;
+#[cfg(test)]
+mod inspect;
+#[cfg(test)]
+mod keygen;
+#[cfg(test)]
+mod publish;
+#[cfg(test)]
+mod secure_boot;
+#[cfg(test)]
+mod sign;
+#[cfg(test)]
+mod trust;
+#[cfg(test)]
+mod verify;
