@@ -23,9 +23,11 @@ pub mod serial;
 pub mod test_package;
 pub mod tools;
 pub mod vm;
+pub mod workshop;
 
 pub use disk::Disk;
 pub use pacman_repo::PacmanRepo;
 pub use serial::Serial;
 pub use test_package::{ExtraRepo, TestPackage};
 pub use vm::{Firmware, Vm, Writes};
+pub use workshop::Workshop;

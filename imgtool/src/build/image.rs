@@ -48,6 +48,7 @@ pub fn squashfs(tree: &Path, out: &Path, compression: Squash, epoch: Timestamp) 
             "-quiet",
         ])
         .args(["-comp", compression.name()])
+        .args(compression.options())
         .args(["-mkfs-time", &epoch, "-all-time", &epoch])
         .run()
         .map(drop)

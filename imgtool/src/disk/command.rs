@@ -2,7 +2,7 @@
 
 use super::data::Data;
 use super::esp::{Esp, LOADER, OLD_LOADER};
-use super::exchange::exchange;
+use super::fat::{LOADERS, exchange};
 use super::layout::Layout;
 use crate::console::Console;
 use crate::error::{Error, Result};
@@ -203,11 +203,10 @@ impl Disk {
                 )));
             }
             // Up to here the old one boots, from here the new one.
-            let folder = ["EFI        ", "BOOT       "];
             exchange(
                 &self.file,
                 self.layout.esp.start,
-                &folder,
+                &LOADERS,
                 "BOOTX64 EFI",
                 "BOOTX64 OLD",
             )

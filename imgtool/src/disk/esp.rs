@@ -1,6 +1,7 @@
 //! The EFI system partition: the loader's files and the boot state, by a FAT
 //! driver of our own process, so that nothing needs to be mounted.
 
+use super::fat::{LOADERS, STATE, mend};
 use super::layout::Range;
 use crate::error::{Error, Result};
 use cairn_boot_state::{BootState, Copy, Picked, pick};
@@ -24,7 +25,7 @@ pub struct Esp {
 }
 
 impl Esp {
-    /// Makes the file system.
+    /// Makes the file system and its folders.
     ///
     /// # Errors
     /// If the disk doesn't take it.
@@ -46,7 +47,16 @@ impl Esp {
             .volume_label(*b"CAIRN-ESP  ");
         fatfs::format_volume(&mut part, options)
             .and_then(|()| part.flush())
-            .map_err(io)
+            .map_err(io)?;
+        let esp = Self::open(disk, path, range)?;
+        for folder in ["EFI", "EFI/BOOT", "cairn"] {
+            esp.fat.root_dir().create_dir(folder).map_err(io)?;
+        }
+        esp.close()?;
+        for folder in [&LOADERS[..1], &LOADERS, &STATE] {
+            mend(disk, range.start, folder).map_err(io)?;
+        }
+        Ok(())
     }
 
     /// Opens it.
@@ -83,17 +93,13 @@ impl Esp {
         }
     }
 
-    /// Writes a file's content in place, and its folders if they are missing.
+    /// Writes a file's content in place.
     ///
     /// # Errors
     /// If it can't be written.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let write = || -> io::Result<()> {
-            let root = self.fat.root_dir();
-            for (at, _) in name.match_indices('/') {
-                root.create_dir(&name[..at])?;
-            }
-            let mut file = root.create_file(name)?;
+            let mut file = self.fat.root_dir().create_file(name)?;
             file.seek(SeekFrom::Start(0))?;
             file.write_all(bytes)?;
             file.truncate()?;

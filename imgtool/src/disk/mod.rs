@@ -4,7 +4,7 @@
 pub mod bios;
 pub mod data;
 pub mod esp;
-pub mod exchange;
+pub mod fat;
 pub mod layout;
 
 mod command;

@@ -20,19 +20,15 @@ const PE_IMAGE_DATA: &[u8] = &[
     2, 0x80, 0,
 ];
 
-/// Signs an EFI program that has no signature yet.
+/// Signs an EFI program. A signature that it has, such as a distribution's, is
+/// replaced: only the owner's key is to count.
 ///
 /// # Errors
 /// If the bytes are no such program.
 pub fn sign(key: &SecureBootKey, image: &[u8]) -> Result<Vec<u8>> {
-    let mut image = image.to_vec();
+    let mut image = unsigned(image)?;
     image.resize(image.len().next_multiple_of(8), 0);
     let pe = Pe::of(&image)?;
-    if pe.u32(pe.directory)? != 0 || pe.u32(pe.directory + 4)? != 0 {
-        return Err(Error::input(
-            "expected an EFI program without a signature, got a signed one",
-        ));
-    }
     let (checksum, directory) = (pe.checksum, pe.directory);
     let digest = pe.digest()?;
 
@@ -53,6 +49,24 @@ pub fn sign(key: &SecureBootKey, image: &[u8]) -> Result<Vec<u8>> {
     image.extend_from_slice(&signature);
     let sum = checksum_of(&image, checksum).to_le_bytes();
     image[checksum..checksum + 4].copy_from_slice(&sum);
+    Ok(image)
+}
+
+/// The program without its signature, which lies at the file's end.
+fn unsigned(image: &[u8]) -> Result<Vec<u8>> {
+    let pe = Pe::of(image)?;
+    let directory = pe.directory;
+    let (at, length) = (pe.u32(directory)? as usize, pe.u32(directory + 4)? as usize);
+    let mut image = image.to_vec();
+    if at != 0 {
+        if at.checked_add(length).map(|end| end.next_multiple_of(8))
+            != Some(image.len().next_multiple_of(8))
+        {
+            return Err(Error::input("the EFI program's signature isn't at its end"));
+        }
+        image.truncate(at);
+        image[directory..directory + 8].fill(0);
+    }
     Ok(image)
 }
 

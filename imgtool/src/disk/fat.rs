@@ -1,4 +1,5 @@
-//! Exchanging two files of one FAT folder by a single sector write.
+//! What a FAT driver doesn't do for us: exchanging two files of one folder by a
+//! single sector write, and folders that begin as the specification says.
 //!
 //! A directory entry says where a file's content begins and how long it is. If two
 //! entries lie in one sector, writing that sector with the two exchanged is what a
@@ -14,6 +15,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 const ENTRY: usize = 32;
+/// The folder of the loaders, by its 8.3 names.
+pub const LOADERS: [&str; 2] = ["EFI        ", "BOOT       "];
+/// The folder of the boot state.
+pub const STATE: [&str; 1] = ["CAIRN      "];
 
 /// Exchanges the contents of the files `a` and `b` (8.3 names, as `BOOTX64 EFI`)
 /// in `folder` (likewise, from the root). `offset` is where the FAT begins.
@@ -30,9 +35,7 @@ pub fn exchange(
     let fat = Fat::open(disk, offset)?;
     let mut cluster = fat.root;
     for name in folder {
-        let (place, entry) = fat.find(cluster, name)?;
-        let _ = place;
-        cluster = first_cluster(&entry);
+        cluster = first_cluster(&fat.find(cluster, name)?.1);
     }
     let ((at_a, mut entry_a), (at_b, mut entry_b)) = (fat.find(cluster, a)?, fat.find(cluster, b)?);
     let start = at_a / fat.sector * fat.sector;
@@ -51,6 +54,39 @@ pub fn exchange(
         sector[at..at + ENTRY].copy_from_slice(&entry);
     }
     disk.write_all_at(&sector, start)
+}
+
+/// Mends the first entries of a new folder: the `fatfs` crate (0.3.6) gives `.` and
+/// `..` long names, and lets the latter name the root's cluster, where the
+/// specification wants neither; `fsck.vfat` says so.
+///
+/// # Errors
+/// If the folder isn't there, or doesn't begin as that crate writes it.
+pub fn mend(disk: &impl FileExt, offset: u64, folder: &[&str]) -> io::Result<()> {
+    let fat = Fat::open(disk, offset)?;
+    let mut cluster = fat.root;
+    for name in folder {
+        cluster = first_cluster(&fat.find(cluster, name)?.1);
+    }
+    let start = fat.place(cluster);
+    let mut entries = [0; 4 * ENTRY];
+    disk.read_exact_at(&mut entries, start)?;
+    let name_at = |number: usize| &entries[number * ENTRY..][..11];
+    if name_at(1) != b".          " || name_at(3) != b"..         " {
+        return Err(io::Error::other("a new folder doesn't begin as expected"));
+    }
+    entries.copy_within(ENTRY..2 * ENTRY, 0);
+    entries.copy_within(3 * ENTRY..4 * ENTRY, ENTRY);
+    if folder.len() == 1 {
+        for range in [20..22, 26..28] {
+            entries[ENTRY..2 * ENTRY][range].fill(0);
+        }
+    }
+    for number in [2, 3] {
+        // 0xe5 marks a free entry.
+        entries[number * ENTRY] = 0xe5;
+    }
+    disk.write_all_at(&entries, start)
 }
 
 struct Fat<'d, D> {
@@ -86,6 +122,11 @@ impl<'d, D: FileExt> Fat<'d, D> {
         })
     }
 
+    /// Where a cluster lies on the disk.
+    fn place(&self, cluster: u32) -> u64 {
+        self.data + u64::from(cluster.saturating_sub(2)) * self.cluster
+    }
+
     /// Where an entry lies on the disk, and its bytes.
     fn find(&self, folder: u32, name: &str) -> io::Result<(u64, [u8; ENTRY])> {
         let mut cluster = folder;
@@ -94,7 +135,7 @@ impl<'d, D: FileExt> Fat<'d, D> {
             if !(2..0x0fff_fff8).contains(&cluster) {
                 break;
             }
-            let start = self.data + u64::from(cluster - 2) * self.cluster;
+            let start = self.place(cluster);
             let mut bytes = vec![0; self.cluster as usize];
             self.disk.read_exact_at(&mut bytes, start)?;
             for (number, entry) in bytes.chunks_exact(ENTRY).enumerate() {
@@ -170,6 +211,16 @@ mod tests {
         let writes = counting.1.into_inner();
         assert_eq!(writes.len(), 1);
         assert_eq!((writes[0].0 % 512, writes[0].1), (0, 512));
+
+        let folder = tempfile::tempdir().unwrap();
+        let mut part = vec![0; range.size as usize];
+        disk.read_exact_at(&mut part, range.start).unwrap();
+        std::fs::write(folder.path().join("esp"), part).unwrap();
+        cairn_system::Command::new("/usr/sbin/fsck.vfat")
+            .arg("-n")
+            .arg(folder.path().join("esp"))
+            .run()
+            .unwrap();
 
         let esp = Esp::open(&disk, path, range).unwrap();
         assert_eq!(esp.read(LOADER).unwrap().unwrap(), vec![b'2'; 90_000]);
