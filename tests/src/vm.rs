@@ -305,7 +305,7 @@ pub fn secure_boot_vars(pk: &Path, kek: &Path, db: &Path, out: &Path) -> Result<
 pub struct Vm {
     serial: Serial,
     child: Child,
-    reader: Option<JoinHandle<()>>,
+    reader: Option<(JoinHandle<()>, mpsc::Sender<()>)>,
     scratch: TempDir,
     started: Instant,
     _place: FileLock,
@@ -328,10 +328,12 @@ impl Vm {
     }
 
     /// The signal at the parent's death comes when the *thread* that started the
-    /// process dies, so the one that reads the console until its end starts it.
+    /// process dies. So a thread of its own starts it, reads its console, and stays
+    /// until somebody has waited for the process.
     fn spawn(mut command: Command, log: &Path, scratch: TempDir, place: FileLock) -> Result<Self> {
         let (child_sender, child_receiver) = mpsc::channel();
         let (feed_sender, feed_receiver) = mpsc::channel::<crate::serial::Feed>();
+        let (ended_sender, ended_receiver) = mpsc::channel::<()>();
         let reader = thread::spawn(move || {
             let mut child = command.spawn();
             let output = child.as_mut().ok().and_then(|child| child.stdout.take());
@@ -339,6 +341,8 @@ impl Vm {
             if let (Some(output), Ok(feed)) = (output, feed_receiver.recv()) {
                 feed.run(BufReader::new(output));
             }
+            // Nothing is ever sent: it returns when the other end is dropped.
+            let _ = ended_receiver.recv();
         });
         let child = child_receiver.recv().context("the reading thread died")?;
         let mut child = child.context("cannot start QEMU")?;
@@ -352,7 +356,7 @@ impl Vm {
         Ok(Self {
             serial,
             child,
-            reader: Some(reader),
+            reader: Some((reader, ended_sender)),
             scratch,
             started: Instant::now(),
             _place: place,
@@ -407,7 +411,8 @@ impl Drop for Vm {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if let Some(reader) = self.reader.take() {
+        if let Some((reader, ended)) = self.reader.take() {
+            drop(ended);
             let _ = reader.join();
         }
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// A machine under emulation, beside another one, on a slow host.
-const BOOT: Duration = Duration::from_secs(240);
+const BOOT: Duration = Duration::from_secs(100);
 const SOON: Duration = Duration::from_secs(60);
 
 /// A disk with [`GOOD`] and, on trial, a second release.
@@ -101,10 +101,11 @@ fn flip(path: &Path, at: usize) -> Result<()> {
     Ok(std::fs::write(path, bytes)?)
 }
 
-/// Waits for the console line that a node prints once it is up.
+/// Waits for the console line that a node prints once it is up, and for its shell.
 fn is_up(vm: &Vm, release: &str, slot: &str) -> Result<()> {
     let line = format!("cairn-up: release {release}, slot {slot}, root erofs");
-    vm.serial().expect(&line, BOOT).map(drop)
+    vm.serial().expect(&line, BOOT)?;
+    vm.serial().expect("bash-5.2# ", SOON).map(drop)
 }
 
 /// Waits for a reason that GRUB or the hook gives.
