@@ -27,6 +27,9 @@ pub const PANICS: &str = "1.2.0-panic";
 /// A release whose init does nothing for ever.
 pub const HANGS: &str = "1.2.0-hang";
 
+/// How imgtool gets the passphrase.
+const SECRET: [&str; 2] = ["--passphrase-env", "CAIRN_PASSPHRASE"];
+
 /// What a test release's init does, in place of systemd.
 const INITS: [(&str, &str); 2] = [
     (PANICS, "#!/bin/sh\nexit 1\n"),
@@ -223,62 +226,18 @@ impl Workshop {
         crate::Disk::open(path)
     }
 
-    fn make(&self) -> Result<()> {
-        let secret = ["--passphrase-env", "CAIRN_PASSPHRASE"];
-        for (kind, name) in [
-            ("release", "root"),
-            ("release", "release"),
-            ("release", "revoked"),
-            ("release", "stranger"),
-            ("boot", "boot"),
-        ] {
-            self.imgtool(["keygen", kind, "--out"])
-                .arg(self.key(name))
-                .args(secret)
-                .run()?;
+    /// A workshop in a folder of the caller's, with nothing in it yet.
+    pub fn empty(dir: &Path, programs: Programs, repo: PacmanRepo) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            programs,
+            repo,
         }
-        self.imgtool(["keygen", "secure-boot", "--out-dir"])
-            .arg(self.secure_boot())
-            .args(secret)
-            .run()?;
+    }
 
-        fs::create_dir(self.dir.join("trust"))?;
-        self.imgtool(["trust", "init", "--root-key"])
-            .arg(self.key("root"))
-            .arg("--release-key")
-            .arg(self.public("release"))
-            .arg("--release-key")
-            .arg(self.public("revoked"))
-            .arg("--boot-key")
-            .arg(self.public("boot"))
-            .arg("--out")
-            .arg(self.trust(1))
-            .args(secret)
-            .run()?;
-        let revoked = self
-            .imgtool(["--json", "inspect"])
-            .arg(self.public("revoked"))
-            .run()?;
-        let revoked: serde_json::Value = serde_json::from_slice(&revoked.stdout)?;
-        let id = revoked["key_id"].as_str().context("a key without an id")?;
-        self.imgtool(["trust", "revoke"])
-            .arg(self.trust(1))
-            .arg(id)
-            .arg("--key")
-            .arg(self.key("root"))
-            .arg("--out")
-            .arg(self.trust(2))
-            .args(secret)
-            .run()?;
-
-        copy_tree(
-            &Path::new(env!("CARGO_MANIFEST_DIR")).join("profile"),
-            &self.profile(),
-        )?;
-        fs::write(
-            self.profile().join("pacman.conf"),
-            self.repo.pacman_conf(&[]),
-        )?;
+    fn make(&self) -> Result<()> {
+        self.make_keys()?;
+        self.make_profile(&[])?;
         let releases = self.dir.join("releases");
         self.imgtool(self.build_args(GOOD, 1, &releases)).run()?;
         let site = self.site("next", "", &[("motd", "/etc/motd", "the next one\n")])?;
@@ -293,6 +252,89 @@ impl Workshop {
                 .arg(site)
                 .run()?;
         }
+        self.make_loader()
+    }
+
+    /// Makes every key, and trust roots 1 and 2.
+    ///
+    /// # Errors
+    /// If imgtool fails.
+    pub fn make_keys(&self) -> Result<()> {
+        for (kind, name) in [
+            ("release", "root"),
+            ("release", "release"),
+            ("release", "revoked"),
+            ("release", "stranger"),
+            ("boot", "boot"),
+        ] {
+            self.imgtool(["keygen", kind, "--out"])
+                .arg(self.key(name))
+                .args(SECRET)
+                .run()?;
+        }
+        self.imgtool(["keygen", "secure-boot", "--out-dir"])
+            .arg(self.secure_boot())
+            .args(SECRET)
+            .run()?;
+        fs::create_dir(self.dir.join("trust"))?;
+        self.imgtool(["trust", "init", "--root-key"])
+            .arg(self.key("root"))
+            .arg("--release-key")
+            .arg(self.public("release"))
+            .arg("--release-key")
+            .arg(self.public("revoked"))
+            .arg("--boot-key")
+            .arg(self.public("boot"))
+            .arg("--out")
+            .arg(self.trust(1))
+            .args(SECRET)
+            .run()?;
+        let revoked = self
+            .imgtool(["--json", "inspect"])
+            .arg(self.public("revoked"))
+            .run()?;
+        let revoked: serde_json::Value = serde_json::from_slice(&revoked.stdout)?;
+        let id = revoked["key_id"].as_str().context("a key without an id")?;
+        self.imgtool(["trust", "revoke"])
+            .arg(self.trust(1))
+            .arg(id)
+            .arg("--key")
+            .arg(self.key("root"))
+            .arg("--out")
+            .arg(self.trust(2))
+            .args(SECRET)
+            .run()
+            .map(drop)
+            .map_err(Into::into)
+    }
+
+    /// Makes the profile: the tests' own, with names in its package list exchanged.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn make_profile(&self, exchange: &[(&str, &str)]) -> Result<()> {
+        copy_tree(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("profile"),
+            &self.profile(),
+        )?;
+        let list = self.profile().join("packages.x86_64");
+        let mut packages = fs::read_to_string(&list)?;
+        for (old, new) in exchange {
+            packages = packages.replace(old, new);
+        }
+        fs::write(&list, packages)?;
+        fs::write(
+            self.profile().join("pacman.conf"),
+            self.repo.pacman_conf(&[]),
+        )?;
+        Ok(())
+    }
+
+    /// Makes the loader.
+    ///
+    /// # Errors
+    /// If imgtool fails.
+    pub fn make_loader(&self) -> Result<()> {
         self.imgtool(["loader", "--profile"])
             .arg(self.profile())
             .arg("--out")
@@ -307,9 +349,10 @@ impl Workshop {
             .arg(self.secure_boot().join("db.key"))
             .arg("--secure-boot-cert")
             .arg(self.secure_boot().join("db.crt"))
-            .args(secret)
-            .run()?;
-        Ok(())
+            .args(SECRET)
+            .run()
+            .map(drop)
+            .map_err(Into::into)
     }
 
     /// A site's file with some files of its own: (name, place in the image, text).
