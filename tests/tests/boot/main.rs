@@ -14,7 +14,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// A machine under emulation, beside another one, on a slow host.
-const BOOT: Duration = Duration::from_secs(100);
+const BOOT: Duration = Duration::from_secs(240);
 const SOON: Duration = Duration::from_secs(60);
 
 /// A disk with [`GOOD`] and, on trial, a second release.
