@@ -17,7 +17,7 @@ demo: setup
 	$(CARGO) run --release --quiet -p cairn-tests --bin demo
 
 test: setup
-	$(CARGO) test --workspace
+	INSTA_UPDATE=no $(CARGO) test --workspace
 
 bench: setup
 	$(CARGO) run --release --quiet -p cairn-tests --bin bench

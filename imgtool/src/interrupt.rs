@@ -2,7 +2,7 @@
 //! half-made output is removed, instead of being cut off.
 
 use crate::error::{Error, Result};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process_group};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::BTreeSet;
@@ -50,7 +50,7 @@ pub fn check() -> Result<()> {
     }
 }
 
-/// A child that is killed when a signal comes, or when this is dropped.
+/// A child whose process group, which must be its own, is killed when a signal comes.
 pub struct Killed(i32);
 
 impl Killed {
@@ -76,7 +76,7 @@ impl Drop for Killed {
 fn kill(pid: i32) {
     if let Some(pid) = Pid::from_raw(pid) {
         // It may have ended by itself.
-        let _ = kill_process(pid, Signal::KILL);
+        let _ = kill_process_group(pid, Signal::KILL);
     }
 }
 

@@ -16,6 +16,8 @@
 use crate::console::{Console, Step};
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, waitpgid};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -55,6 +57,9 @@ pub fn run<R: DeserializeOwned>(
 ) -> Result<(R, Times)> {
     interrupt::watch()?;
     let gone = |e: io::Error| Error::failed("the sandbox ended too early").because(e);
+    // Processes of a sandbox that was killed become this one's, to be waited for.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|e| gone(e.into()))?;
     let mut child = spawn(task)?;
     let killed = interrupt::Killed::new(&child);
     let pipes = child.stdin.take().zip(child.stdout.take());
@@ -92,6 +97,7 @@ pub fn run<R: DeserializeOwned>(
     // Closing its input ends the work, if it hasn't ended.
     drop(stdin);
     let status = child.wait().map_err(gone)?;
+    wait_for_orphans(&child);
     drop(killed);
     interrupt::check()?;
     talked?;
@@ -109,6 +115,14 @@ pub fn run<R: DeserializeOwned>(
     let result = serde_json::from_value(value)
         .map_err(|e| Error::failed("the sandbox said something unexpected").because(e))?;
     Ok((result, times))
+}
+
+/// Whatever the sandbox still does has ended when this returns, so that what it
+/// wrote can be removed: the first process of a namespace is the last to go.
+fn wait_for_orphans(child: &Child) {
+    if let Some(group) = Pid::from_raw(child.id().cast_signed()) {
+        while !matches!(waitpgid(group, WaitOptions::empty()), Err(Errno::CHILD)) {}
+    }
 }
 
 fn parse(line: &str) -> Result<Message> {

@@ -71,20 +71,33 @@ impl PacmanRepo {
         }
         let home = tools::cache_dir()?.join("pacman");
         fs::create_dir_all(&home)?;
-        let index = AptIndex::load()?;
-        let plan = Plan::new(&index)?;
-        let dir = home.join(plan.key());
-        if !dir.join(CONTENTS).is_file() {
-            let _lock = FileLock::wait(&home.join("lock"))?;
-            if !dir.join(CONTENTS).is_file() {
-                plan.build(&home, &dir)
-                    .context("cannot make the pacman repository")?;
-            }
-        }
+        let known = home.join(format!("{}.for", lists_digest()?));
+        let dir = match fs::read_to_string(&known) {
+            Ok(key) if home.join(&key).join(CONTENTS).is_file() => home.join(key),
+            _ => Self::make(&home, &known)?,
+        };
         let contents = fs::read(dir.join(CONTENTS))?;
         let packages = serde_json::from_slice(&contents)
             .with_context(|| format!("cannot read {}", dir.join(CONTENTS).display()))?;
         Ok(Self { dir, packages })
+    }
+
+    /// Makes it unless it is there, and notes which one belongs to these lists.
+    fn make(home: &Path, known: &Path) -> Result<PathBuf> {
+        let _lock = FileLock::wait(&home.join("lock"))?;
+        let index = AptIndex::load()?;
+        let plan = Plan::new(&index)?;
+        let key = plan.key();
+        let dir = home.join(&key);
+        if !dir.join(CONTENTS).is_file() {
+            plan.build(home, &dir)
+                .context("cannot make the pacman repository")?;
+        }
+        // Others may be reading it: it is there whole or not at all.
+        let partial = home.join("known");
+        fs::write(&partial, key)?;
+        fs::rename(partial, known)?;
+        Ok(dir)
     }
 
     /// Its name in pacman.conf.
@@ -176,12 +189,20 @@ impl<'a> Plan<'a> {
         fs::create_dir_all(&debs)?;
         let mut wanted: Vec<_> = self.packages.iter().map(|(package, _)| *package).collect();
         wanted.push(self.master);
+        // The kernel is in the plan twice, in two forms of one file.
+        wanted.sort_by(|a, b| a.name.cmp(&b.name));
+        wanted.dedup_by(|a, b| a.name == b.name);
         apt::download(&wanted, &debs)?;
 
-        let partial = tempfile::tempdir_in(home)?;
-        let mut packages = self.convert_all(&debs, partial.path())?;
-        for package in self.own_packages(&debs, partial.path())? {
-            let file = package.build(partial.path())?;
+        // One that was stopped half-way left its folder; the lock says that nobody is in it.
+        let partial = home.join("partial");
+        if partial.exists() {
+            fs::remove_dir_all(&partial)?;
+        }
+        fs::create_dir(&partial)?;
+        let mut packages = self.convert_all(&debs, &partial)?;
+        for package in self.own_packages(&debs, &partial)? {
+            let file = package.build(&partial)?;
             packages.push(RepoPackage {
                 name: package.name().to_owned(),
                 version: package.version().to_owned(),
@@ -191,18 +212,14 @@ impl<'a> Plan<'a> {
         packages.sort_by(|a, b| a.name.cmp(&b.name));
         let files: Vec<_> = packages
             .iter()
-            .map(|package| partial.path().join(&package.file))
+            .map(|package| partial.join(&package.file))
             .collect();
-        repo_add(partial.path(), NAME, &files)?;
+        repo_add(&partial, NAME, &files)?;
         fs::write(
-            partial.path().join(CONTENTS),
+            partial.join(CONTENTS),
             serde_json::to_vec_pretty(&packages)?,
         )?;
-        // What an older apt or converter gave is of no more use.
-        if dir.exists() {
-            fs::remove_dir_all(dir)?;
-        }
-        fs::rename(partial.keep(), dir).context("cannot put the repository in place")
+        fs::rename(&partial, dir).context("cannot put the repository in place")
     }
 
     fn convert_all(&self, debs: &Path, to: &Path) -> Result<Vec<RepoPackage>> {
@@ -266,6 +283,27 @@ impl<'a> Plan<'a> {
             addition::odd_files(),
         ])
     }
+}
+
+/// Of the converter and of apt's lists as they lie there: to ask apt itself takes
+/// seconds, and every test wants to know.
+fn lists_digest() -> Result<String> {
+    let dir = Path::new("/var/lib/apt/lists");
+    let mut lists = Vec::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let entry = entry?;
+        let about = entry.metadata()?;
+        if about.is_file() {
+            lists.push((entry.file_name(), about.len(), about.modified()?));
+        }
+    }
+    lists.sort();
+    let mut digest = Sha256::new();
+    for text in CONVERTER {
+        digest.update(text);
+    }
+    digest.update(format!("{lists:?}"));
+    Ok(hex::encode(&digest.finalize()[..12]))
 }
 
 fn file_name(path: &Path) -> Result<String> {

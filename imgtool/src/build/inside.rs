@@ -14,6 +14,7 @@ use cairn_release::verity::Salt;
 use cairn_release::{Digest, Timestamp, Version};
 use serde::{Deserialize, Serialize};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Files that GRUB checks by a signature of their own, within the kernel container.
@@ -198,6 +199,9 @@ fn complete(
 
 fn pass(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).map_err(|e| cannot("copy", from, e))?;
+    // The outside has its caller's umask, which must not show in an image.
+    fs::set_permissions(to, fs::Permissions::from_mode(0o644))
+        .map_err(|e| cannot("change the mode of", to, e))?;
     fs::remove_file(from).map_err(|e| cannot("remove", from, e))
 }
 

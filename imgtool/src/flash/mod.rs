@@ -8,7 +8,7 @@ use crate::disk::data::{self, Data};
 use crate::disk::esp::{Esp, LOADER, OLD_LOADER};
 use crate::disk::layout::{Ids, Layout, MIB};
 use crate::error::{Error, Result};
-use crate::files::{self, cannot};
+use crate::files::cannot;
 use crate::loader::artefact::Loader;
 use crate::release_folder::ReleaseFolder;
 use crate::size;
@@ -254,13 +254,9 @@ impl Writing<'_> {
             esp.close()
         })?;
         self.step("writing the data partition", |disk| {
-            let tree = tempfile::Builder::new()
-                .prefix(".imgtool-")
-                .tempdir_in(files::folder_of(&disk.target.path))
-                .or_else(|_| tempfile::tempdir())
-                .map_err(|e| {
-                    Error::failed("cannot make a folder for the data partition").because(e)
-                })?;
+            let tree = disk.target.folder_beside().map_err(|e| {
+                Error::failed("cannot make a folder for the data partition").because(e)
+            })?;
             staging::fill(tree.path(), releases, roots)?;
             data::make(&disk.target.path, disk.layout.data, tree.path())
         })?;
@@ -285,8 +281,10 @@ impl Writing<'_> {
 
     fn step(&mut self, name: &str, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let step = self.console.step(name, None);
-        work(self)?;
+        let outcome = work(self);
+        // Ctrl-C ends mkfs.ext4 too, whose complaint would say less.
         interrupt::check()?;
+        outcome?;
         self.seconds
             .push((name.to_owned(), step.done().as_secs_f64()));
         Ok(())

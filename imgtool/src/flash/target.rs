@@ -241,6 +241,20 @@ impl Target {
         })
     }
 
+    /// A folder for what goes onto the disk: beside an image, so that files can be
+    /// linked; never beside a device, where everything lies in memory.
+    ///
+    /// # Errors
+    /// If it can't be made.
+    pub fn folder_beside(&self) -> std::io::Result<tempfile::TempDir> {
+        match &self.partial {
+            Some(partial) => tempfile::Builder::new()
+                .prefix(".imgtool-")
+                .tempdir_in(crate::files::folder_of(partial)),
+            None => tempfile::tempdir(),
+        }
+    }
+
     /// Everything that was written is on the disk, and is read from there next.
     ///
     /// # Errors

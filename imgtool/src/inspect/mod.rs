@@ -7,6 +7,7 @@ mod small;
 use crate::console::Console;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::loader::artefact::DESCRIPTION;
 use cairn_release::{Envelope, name};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use zeroize::Zeroizing;
 /// Options of `imgtool inspect`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Release folder, manifest, trust root, key, certificate or boot state
+    /// Release or loader folder, manifest, trust root, key, certificate or boot state
     thing: PathBuf,
     /// Write the exact bytes that an envelope's signatures cover, for other tools
     #[arg(long)]
@@ -54,10 +55,12 @@ fn look(path: &Path) -> Result<Finding> {
     if meta.is_dir() {
         return if path.join(name::MANIFEST).symlink_metadata().is_ok() {
             release::folder(path)
+        } else if path.join(DESCRIPTION).is_file() {
+            look(&path.join(DESCRIPTION))
         } else {
             let shown = path.display();
             Err(Error::input(format!(
-                "{shown}: a folder, but no {} in it",
+                "{shown}: a folder, but no {} or {DESCRIPTION} in it",
                 name::MANIFEST
             )))
         };

@@ -3,6 +3,7 @@
 use super::{Finding, release};
 use crate::error::{Error, Result};
 use crate::keys::{self, KeyKind};
+use crate::loader::artefact::{self, Description};
 use crate::trust;
 use cairn_boot_state::block::{BootState, HEADER, Tries};
 use cairn_release::{Envelope, Manifest, TrustRoot, Version, manifest};
@@ -11,7 +12,10 @@ use std::path::{Path, PathBuf};
 
 pub fn look(path: &Path, bytes: &[u8]) -> Result<Finding> {
     if bytes.starts_with(HEADER.as_bytes()) {
-        return boot_state(path, bytes);
+        return match arguments(bytes) {
+            Some(arguments) => Ok(arguments),
+            None => boot_state(path, bytes),
+        };
     }
     if bytes.starts_with(b"{") {
         return envelope(path, bytes);
@@ -40,10 +44,49 @@ fn envelope(path: &Path, bytes: &[u8]) -> Result<Finding> {
                 text,
             })
         }
+        artefact::PAYLOAD_TYPE => {
+            let loader: Description =
+                serde_json::from_slice(&envelope.payload).map_err(|e| cannot().because(e))?;
+            let signers: Vec<_> = envelope
+                .signatures
+                .iter()
+                .map(|s| s.keyid.short())
+                .collect();
+            let text = format!(
+                "GRUB          {}\ncreated       {}\nSecure Boot   {}\nboot key      {}\nsigned by     {}\n",
+                loader.grub,
+                loader.created,
+                if loader.secure_boot {
+                    "signed"
+                } else {
+                    "not signed"
+                },
+                loader.boot_key,
+                signers.join(", "),
+            );
+            Ok(Finding {
+                kind: "loader",
+                value: json!(loader),
+                text,
+            })
+        }
         other => Err(Error::input(format!(
             "{shown}: an envelope with payload type {other:?}"
         ))),
     }
+}
+
+/// A release's own environment block has one variable: the kernel's arguments.
+fn arguments(bytes: &[u8]) -> Option<Finding> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let arguments = text
+        .lines()
+        .find_map(|line| line.strip_prefix("cairn_cmdline="))?;
+    Some(Finding {
+        kind: "kernel arguments",
+        value: json!({ "arguments": arguments }),
+        text: format!("arguments     {arguments}\n"),
+    })
 }
 
 fn boot_state(path: &Path, bytes: &[u8]) -> Result<Finding> {
