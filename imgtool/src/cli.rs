@@ -3,13 +3,13 @@
 use crate::console::Console;
 use crate::error::Result;
 use crate::{build, disk, flash, loader, sandboxed};
-use crate::{completions, diff, inspect, keygen, man, publish, sign, trust, verify};
+use crate::{completions, diff, inspect, keygen, man, publish, sign, site, trust, verify};
 use clap::{Parser, Subcommand};
 
 /// Builds, signs, checks and flashes an immutable OS for edge nodes.
 ///
 /// Exit codes: 0 success, 1 the machine failed, 2 the input is wrong, 3 refused
-/// for safety (signature, digest, wrong disk), 130 and 143 interrupted.
+/// for safety (signature, digest, wrong disk), 129, 130 and 143 stopped by a signal.
 #[derive(Debug, Parser)]
 #[command(name = "imgtool", version, max_term_width = 100)]
 pub struct Cli {
@@ -29,6 +29,7 @@ enum Command {
     Loader(Box<loader::Args>),
     Flash(Box<flash::Args>),
     Disk(disk::Args),
+    Site(site::Args),
     /// Make key pairs: for releases, for GRUB, for UEFI Secure Boot
     Keygen(keygen::Args),
     /// Make and change the list of keys that may sign
@@ -68,6 +69,7 @@ impl Cli {
             Command::Loader(args) => loader::run(*args, console),
             Command::Flash(args) => flash::run(*args, console),
             Command::Disk(args) => disk::run(args, console),
+            Command::Site(args) => site::run(args, console),
             Command::Keygen(args) => keygen::run(args, console),
             Command::Trust(args) => trust::run(*args, console),
             Command::Sign(args) => sign::run(args, console),

@@ -26,6 +26,7 @@ pub mod sandbox;
 pub mod sandboxed;
 pub mod sbom;
 pub mod sign;
+pub mod site;
 pub mod size;
 pub mod trust;
 pub mod verify;

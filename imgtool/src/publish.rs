@@ -35,8 +35,8 @@ pub struct Args {
     /// Channel within it, such as stable
     #[arg(long)]
     channel: Version,
-    /// Trust roots, oldest first, or the folder that they lie in
-    #[arg(long, value_name = "TRUST", required = true, num_args = 1..)]
+    /// Trust roots, oldest first, or the folder that they lie in (repeatable)
+    #[arg(long, value_name = "PATH", required = true)]
     trust: Vec<PathBuf>,
     /// Leave `latest` as it is; allows an older release, too
     #[arg(long)]

@@ -328,7 +328,7 @@ fn find_hook(told: Option<&Path>) -> Result<PathBuf> {
         Some(path) => vec![path.to_owned()],
         None => vec![
             own.with_file_name("cairn-initramfs-hook"),
-            "/usr/lib/cairn/initramfs-hook".into(),
+            "/usr/lib/cairn/cairn-initramfs-hook".into(),
         ],
     };
     places

@@ -62,8 +62,8 @@ enum Order {
         /// The new loader's folder
         #[arg(long, value_name = "DIR")]
         replace: PathBuf,
-        /// The trust root, or all of them from the first on
-        #[arg(long, value_name = "FILE", required = true)]
+        /// Trust roots, oldest first, or the folder that they lie in (repeatable)
+        #[arg(long, value_name = "PATH", required = true)]
         trust: Vec<PathBuf>,
     },
 }
@@ -321,6 +321,10 @@ impl Report {
             text += &format!("  damaged  {damage}\n");
         }
         text += &format!("  boots    {}\n", or_none(&self.boots));
+        text += &format!("  trust    {}\n", self.trust_roots.join(", "));
+        if let Some(digest) = self.loader {
+            text += &format!("  loader   BOOTX64.EFI {digest}\n");
+        }
         text
     }
 }

@@ -37,8 +37,8 @@ pub struct Args {
     /// The loader's folder
     #[arg(long, value_name = "DIR")]
     loader: PathBuf,
-    /// The trust root, or all of them from the first on
-    #[arg(long, value_name = "FILE", required = true)]
+    /// Trust roots, oldest first, or the folder that they lie in (repeatable)
+    #[arg(long, value_name = "PATH", required = true)]
     trust: Vec<PathBuf>,
     /// The disk, or the image file to make
     #[arg(long, value_name = "PATH")]
@@ -164,7 +164,7 @@ impl Report {
                 .map_or_else(|| "none".into(), ToString::to_string)
         };
         format!(
-            "{}, {}, read back and right\n  releases {}\n  boots    {} (on trial first: {})\n  loader   {}\n",
+            "{}, {}, read back and right\n  releases {}\n  boots    {} (on trial first: {})\n  loader   GRUB {}\n",
             self.disk.display(),
             size::bytes(self.bytes),
             list(&self.releases),

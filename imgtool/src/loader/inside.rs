@@ -91,9 +91,14 @@ pub fn make(job: Job, outside: &Outside) -> Result<Made> {
             fs::copy(&from, job.out.join(name)).map_err(|e| cannot("copy", &from, e))?;
         }
         Ok(Made {
-            grub: grub(&root, &["--version"])?.text(),
+            grub: version(&grub(&root, &["--version"])?.text()),
         })
     })
+}
+
+/// `/usr/bin/grub-mkimage (GRUB) 2.06-13` is 2.06-13.
+fn version(text: &str) -> String {
+    text.rsplit(' ').next().unwrap_or(text).to_owned()
 }
 
 fn mkimage(root: &Path, format: &str, out: &str, modules: &str, extra: &[&str]) -> Result<()> {

@@ -142,7 +142,7 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
             "not signed for Secure Boot"
         };
         format!(
-            "{}\n  {}, {secure}\n  boot key {}\n",
+            "{}\n  GRUB {}, {secure}\n  boot key {}\n",
             args.out.display(),
             description.grub,
             description.boot_key

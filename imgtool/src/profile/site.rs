@@ -19,7 +19,7 @@ pub const FORMAT: u32 = 1;
 pub struct Site {
     /// Version of this file's format: 1.
     pub format: u32,
-    /// Host name. `{machine-id}` (first 8 digits), `{serial}` (of the board) and
+    /// Host name. `{machine-id}` (first 8 digits), `{serial}` (of the machine) and
     /// `{mac}` (of the first network card) are filled in when the node boots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
@@ -267,7 +267,10 @@ pub fn source_path(site: &Path, source: &Path) -> Result<PathBuf, String> {
     let folder = files::folder_of(site);
     let full = folder.join(source);
     let outside = || format!("{} leaves the site's folder", source.display());
-    if source.is_absolute() {
+    let climbs = source
+        .components()
+        .any(|c| matches!(c, std::path::Component::ParentDir));
+    if source.is_absolute() || climbs {
         return Err(outside());
     }
     match (folder.canonicalize(), full.canonicalize()) {

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 pub struct Args {
     /// The release folder
     release: PathBuf,
-    /// Trust roots, oldest first, or the folder that they lie in
-    #[arg(long, value_name = "TRUST", required = true, num_args = 1..)]
+    /// Trust roots, oldest first, or the folder that they lie in (repeatable)
+    #[arg(long, value_name = "PATH", required = true)]
     trust: Vec<PathBuf>,
     /// Public boot key: also check what GRUB will check
     #[arg(long, value_name = "FILE")]

@@ -21,6 +21,7 @@ mod secure_boot;
 #[cfg(test)]
 mod sign;
 #[cfg(test)]
+mod site;
 mod trust;
 #[cfg(test)]
 mod verify;

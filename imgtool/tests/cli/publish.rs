@@ -146,7 +146,7 @@ fn trust_roots_are_published_in_their_order() {
         "--out",
         "2.dsse.json",
     ]);
-    publish(&bench, "1.0", &["2.dsse.json"]);
+    publish(&bench, "1.0", &["--trust", "2.dsse.json"]);
     assert_eq!(
         bench.names("www/stable/trust"),
         ["1.dsse.json", "2.dsse.json"]

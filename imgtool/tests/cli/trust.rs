@@ -245,5 +245,12 @@ fn a_trust_root_that_is_not_the_next_one_is_refused() {
         "--out",
         "2.dsse.json",
     ]);
-    insta::assert_snapshot!(bench.run(&["verify", "r", "--trust", "1.dsse.json", "2.dsse.json"]));
+    insta::assert_snapshot!(bench.run(&[
+        "verify",
+        "r",
+        "--trust",
+        "1.dsse.json",
+        "--trust",
+        "2.dsse.json"
+    ]));
 }

@@ -16,7 +16,10 @@ use tempfile::TempDir;
 fn contents(release: &Path) -> Result<Vec<Value>> {
     let packed = fs::read(release.join("contents.jsonl.zst"))?;
     let text = String::from_utf8(zstd::decode_all(&packed[..])?)?;
-    Ok(text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+    Ok(text
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?)
 }
 
 #[test]
@@ -65,7 +68,9 @@ fn what_packages_own_survives_the_way_into_the_root_image() -> Result<()> {
     };
     let field = |path: &str, name: &str| -> Result<String> {
         let text = shown(path)?;
-        let at = text.find(name).with_context(|| format!("{path}: no {name} in {text}"))?;
+        let at = text
+            .find(name)
+            .with_context(|| format!("{path}: no {name} in {text}"))?;
         let word = text[at + name.len()..].split_whitespace().next();
         Ok(word.context("no value")?.to_owned())
     };
@@ -84,7 +89,9 @@ fn what_packages_own_survives_the_way_into_the_root_image() -> Result<()> {
 
     let records = contents(&release)?;
     let record = |path: &str| {
-        let found = records.iter().find(|r| r["path"] == path && r["image"] == "root");
+        let found = records
+            .iter()
+            .find(|r| r["path"] == path && r["image"] == "root");
         found.with_context(|| format!("{path} is not listed"))
     };
     let capable = record("/usr/bin/odd-capable")?;
@@ -93,7 +100,10 @@ fn what_packages_own_survives_the_way_into_the_root_image() -> Result<()> {
         "AQAAAgAgAAAAAAAAAAAAAAAAAAA="
     );
     let nobodys = record("/usr/share/odd/nobodys/file")?;
-    assert_eq!((&nobodys["uid"], &nobodys["gid"]), (&4242.into(), &4243.into()));
+    assert_eq!(
+        (&nobodys["uid"], &nobodys["gid"]),
+        (&4242.into(), &4243.into())
+    );
     assert_eq!(record("/usr/bin/odd-setuid")?["mode"], "4755");
     Ok(())
 }
@@ -111,7 +121,9 @@ fn veritysetup_and_the_file_systems_own_tools_accept_the_images() -> Result<()> 
             let verity = &image["verity"];
             let text = |name: &str| {
                 let value = &verity[name];
-                value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+                value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned)
             };
             let path = release.join(file);
             assert_eq!(image["size"], fs::metadata(&path)?.len(), "{file}");
@@ -124,14 +136,24 @@ fn veritysetup_and_the_file_systems_own_tools_accept_the_images() -> Result<()> 
                 .arg(text("root_hash"))
                 .run()?;
         }
-        Command::new("fsck.erofs").arg(release.join("root.erofs")).run()?;
+        Command::new("fsck.erofs")
+            .arg(release.join("root.erofs"))
+            .run()?;
         let list = Command::new("unsquashfs")
             .arg("-lls")
             .arg(release.join("kernel.squashfs"))
             .run()?
             .text();
-        for name in ["vmlinuz", "vmlinuz.sig", "initramfs.img", "boot.env.sig", "kernel-version"] {
-            let line = list.lines().find(|line| line.ends_with(&format!("squashfs-root/{name}")));
+        for name in [
+            "vmlinuz",
+            "vmlinuz.sig",
+            "initramfs.img",
+            "boot.env.sig",
+            "kernel-version",
+        ] {
+            let line = list
+                .lines()
+                .find(|line| line.ends_with(&format!("squashfs-root/{name}")));
             let line = line.with_context(|| format!("no {name} in {list}"))?;
             assert!(line.starts_with("-rw-r--r-- root/root"), "{line}");
         }
@@ -158,7 +180,9 @@ fn openssl_accepts_the_manifests_signature() -> Result<()> {
         .run()?;
     fs::write(path("signed"), &signed.stdout)?;
     let envelope: Value = serde_json::from_slice(&fs::read(&manifest)?)?;
-    let signature = envelope["signatures"][0]["sig"].as_str().context("no signature")?;
+    let signature = envelope["signatures"][0]["sig"]
+        .as_str()
+        .context("no signature")?;
     let decoded = Command::new("base64").arg("-d").stdin(signature).run()?;
     fs::write(path("sig"), &decoded.stdout)?;
     let verify = |key: PathBuf| {
@@ -196,7 +220,9 @@ fn gpgv_and_sbverify_accept_what_grub_and_the_firmware_check() -> Result<()> {
         .arg(workshop.public("boot"))
         .run()
         .or_else(|_| {
-            Command::new("cp").args([workshop.public("boot"), path("ring")]).run()
+            Command::new("cp")
+                .args([workshop.public("boot"), path("ring")])
+                .run()
         })?;
     for name in ["vmlinuz", "initramfs.img", "boot.env"] {
         let file = path("k").join(name);
@@ -214,7 +240,10 @@ fn gpgv_and_sbverify_accept_what_grub_and_the_firmware_check() -> Result<()> {
             assert!(gpgv().is_err());
         }
     }
-    for file in [path("k").join("vmlinuz"), workshop.loader().join("BOOTX64.EFI")] {
+    for file in [
+        path("k").join("vmlinuz"),
+        workshop.loader().join("BOOTX64.EFI"),
+    ] {
         Command::new("sbverify")
             .arg("--cert")
             .arg(workshop.secure_boot().join("db.crt"))
@@ -242,7 +271,9 @@ fn sgdisk_fsck_vfat_and_e2fsck_accept_the_disk_whoever_flashed_it() -> Result<()
     let bench = Bench::new()?;
     let release = bench.workshop.release(GOOD);
     for user in [User::Root, User::Ci] {
-        let output = bench.flash(user, &release, "out/disk.img", &["--size", "1G"]).output()?;
+        let output = bench
+            .flash(user, &release, "out/disk.img", &["--size", "1G"])
+            .output()?;
         ensure!(output.status.success(), "{}", bench.text(&output));
         let path = bench.home(user).join("out/disk.img");
         assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o777, 0o644);

@@ -126,7 +126,10 @@ impl Bench {
         let home = self.home(user);
         command
             .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
             .env("HOME", &home)
             .env("RUST_BACKTRACE", "0")
             .env("COLUMNS", "80")
@@ -147,7 +150,12 @@ impl Bench {
         command
             .args(["--version", version, "--sequence", "1"])
             .args(["--trust", "trust/1.dsse.json", "--key", "release.key"])
-            .args(["--boot-key", "boot.key", "--passphrase-env", "CAIRN_PASSPHRASE"])
+            .args([
+                "--boot-key",
+                "boot.key",
+                "--passphrase-env",
+                "CAIRN_PASSPHRASE",
+            ])
             .args(["--secure-boot-key", "secure-boot/db.key"])
             .args(["--secure-boot-cert", "secure-boot/db.crt"])
             .args(more);
@@ -156,11 +164,18 @@ impl Bench {
 
     /// `imgtool loader` into `out/loader`.
     pub fn loader(&self, user: User, more: &[&str]) -> Command {
-        let mut command =
-            self.imgtool(user, &["loader", "--profile", "profile", "--out", "out/loader"]);
+        let mut command = self.imgtool(
+            user,
+            &["loader", "--profile", "profile", "--out", "out/loader"],
+        );
         command
             .args(["--trust", "trust/1.dsse.json", "--boot-pub", "boot.key.pub"])
-            .args(["--key", "release.key", "--passphrase-env", "CAIRN_PASSPHRASE"])
+            .args([
+                "--key",
+                "release.key",
+                "--passphrase-env",
+                "CAIRN_PASSPHRASE",
+            ])
             .args(more);
         command
     }
@@ -256,7 +271,10 @@ impl Bench {
         let mark = self.dir.path().display().to_string();
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         ensure!(!mounts.contains(&mark), "mounts are left: {mounts}");
-        let loops = cairn_system::Command::new("losetup").arg("-a").run()?.text();
+        let loops = cairn_system::Command::new("losetup")
+            .arg("-a")
+            .run()?
+            .text();
         ensure!(!loops.contains(&mark), "loop devices are left: {loops}");
         Ok(())
     }

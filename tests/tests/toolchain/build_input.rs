@@ -25,7 +25,11 @@ fn a_wrong_profile_is_named() -> Result<()> {
     let profile = bench.home(User::Root).join("profile");
     let build = || bench.build(User::Root, "1", &[]);
     let cases = [
-        ("unknown_field", "image.toml", "[kernel]\nargument = \"quiet\"\n"),
+        (
+            "unknown_field",
+            "image.toml",
+            "[kernel]\nargument = \"quiet\"\n",
+        ),
         ("no_package", "packages.x86_64", "# nothing yet\n"),
         ("option_as_package", "packages.x86_64", "base\n--root=/\n"),
         (
@@ -33,14 +37,26 @@ fn a_wrong_profile_is_named() -> Result<()> {
             "profiledef.sh",
             "iso_name=edge\narch=riscv64\n",
         ),
-        ("failing_definition", "profiledef.sh", "iso_name=edge\nexit 7\n"),
-        ("no_repository", "pacman.conf", "[options]\nArchitecture = x86_64\n"),
+        (
+            "failing_definition",
+            "profiledef.sh",
+            "iso_name=edge\nexit 7\n",
+        ),
+        (
+            "no_repository",
+            "pacman.conf",
+            "[options]\nArchitecture = x86_64\n",
+        ),
         (
             "repository_gone",
             "pacman.conf",
             "[options]\nArchitecture = x86_64\n[gone]\nSigLevel = Never\nServer = file:///no/such/repo\n",
         ),
-        ("missing_package", "packages.x86_64", "base\nno-such-package\n"),
+        (
+            "missing_package",
+            "packages.x86_64",
+            "base\nno-such-package\n",
+        ),
         ("no_kernel", "packages.x86_64", "filesystem\n"),
     ];
     for (name, file, text) in cases {
@@ -71,7 +87,10 @@ fn a_wrong_site_is_named() -> Result<()> {
     for (name, text) in [
         ("site_unknown_key", "format = 1\nhost-name = \"edge\"\n"),
         ("site_not_toml", "format 1\n"),
-        ("site_missing_package", "format = 1\npackages = [\"no-such-package\"]\n"),
+        (
+            "site_missing_package",
+            "format = 1\npackages = [\"no-such-package\"]\n",
+        ),
         (
             "site_source_leaves",
             "format = 1\n[[file]]\nsource = \"../../etc/shadow\"\npath = \"/etc/shadow\"\n",
@@ -80,10 +99,7 @@ fn a_wrong_site_is_named() -> Result<()> {
             "site_source_missing",
             "format = 1\n[[file]]\nsource = \"motd\"\npath = \"/etc/motd\"\n",
         ),
-        (
-            "site_timezone",
-            "format = 1\ntimezone = \"Moon/Base\"\n",
-        ),
+        ("site_timezone", "format = 1\ntimezone = \"Moon/Base\"\n"),
     ] {
         fs::write(&site, text)?;
         refuses!(
@@ -105,7 +121,10 @@ fn wrong_keys_and_trust_are_named() -> Result<()> {
         .dir(&home)
         .run()?;
     fs::write(home.join("empty"), "")?;
-    fs::write(home.join("cut.json"), &fs::read(home.join("trust/1.dsse.json"))?[..100])?;
+    fs::write(
+        home.join("cut.json"),
+        &fs::read(home.join("trust/1.dsse.json"))?[..100],
+    )?;
     let build = |more: &[&str]| bench.build(User::Root, "1", more);
     let loader = |more: &[&str]| bench.loader(User::Root, more);
     refuses!(bench, User::Root, "build_other_boot_key", {
@@ -119,18 +138,43 @@ fn wrong_keys_and_trust_are_named() -> Result<()> {
         command.env("CAIRN_PASSPHRASE", "not this one");
         command
     });
-    refuses!(bench, User::Root, "empty_key", replaced(build(&[]), "release.key", "empty", &bench));
-    refuses!(bench, User::Root, "missing_key", replaced(build(&[]), "release.key", "no.key", &bench));
+    refuses!(
+        bench,
+        User::Root,
+        "empty_key",
+        replaced(build(&[]), "release.key", "empty", &bench)
+    );
+    refuses!(
+        bench,
+        User::Root,
+        "missing_key",
+        replaced(build(&[]), "release.key", "no.key", &bench)
+    );
     refuses!(bench, User::Root, "cut_trust", {
         replaced(build(&[]), "trust/1.dsse.json", "cut.json", &bench)
     });
     refuses!(bench, User::Root, "no_hook", build(&["--hook", "nowhere"]));
-    refuses!(bench, User::Root, "hook_is_text", build(&["--hook", "profile/profiledef.sh"]));
+    refuses!(
+        bench,
+        User::Root,
+        "hook_is_text",
+        build(&["--hook", "profile/profiledef.sh"])
+    );
 
     let key = bench.home(User::Ci).join("release.key");
-    fs::set_permissions(&key, fs::Permissions::from_mode(0))?;
-    refuses!(bench, User::Ci, "unreadable_key", bench.build(User::Ci, "1", &[]));
-    refuses!(bench, User::Ci, "loader_unreadable_key", bench.loader(User::Ci, &[]));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o000))?;
+    refuses!(
+        bench,
+        User::Ci,
+        "unreadable_key",
+        bench.build(User::Ci, "1", &[])
+    );
+    refuses!(
+        bench,
+        User::Ci,
+        "loader_unreadable_key",
+        bench.loader(User::Ci, &[])
+    );
     Ok(())
 }
 
@@ -141,22 +185,62 @@ fn a_place_that_takes_no_release_is_named() -> Result<()> {
     fs::create_dir(home.join("out/1"))?;
     fs::create_dir(home.join("out/loader"))?;
     fs::write(home.join("file"), "")?;
-    refuses!(bench, User::Root, "version_there", bench.build(User::Root, "1", &[]));
-    refuses!(bench, User::Root, "loader_there", bench.loader(User::Root, &[]));
-    refuses!(bench, User::Root, "out_is_a_file", bench.build(User::Root, "2", &["--out", "file"]));
-    refuses!(bench, User::Root, "no_version", bench.build(User::Root, "../2", &[]));
-    refuses!(bench, User::Root, "no_size", bench.build(User::Root, "2", &["--work-size", "much"]));
+    refuses!(
+        bench,
+        User::Root,
+        "version_there",
+        bench.build(User::Root, "1", &[])
+    );
+    refuses!(
+        bench,
+        User::Root,
+        "loader_there",
+        bench.loader(User::Root, &[])
+    );
+    refuses!(
+        bench,
+        User::Root,
+        "out_is_a_file",
+        bench.build(User::Root, "2", &["--out", "file"])
+    );
+    refuses!(
+        bench,
+        User::Root,
+        "no_version",
+        bench.build(User::Root, "../2", &[])
+    );
+    refuses!(
+        bench,
+        User::Root,
+        "no_size",
+        bench.build(User::Root, "2", &["--work-size", "much"])
+    );
     refuses!(bench, User::Root, "small_work_area", {
         bench.build(User::Root, "2", &["--work-size", "20M"])
     });
     refuses!(bench, User::Root, "loader_small_work_area", {
-        replaced(bench.loader(User::Root, &["--work-size", "20M"]), "out/loader", "out/l2", &bench)
+        replaced(
+            bench.loader(User::Root, &["--work-size", "20M"]),
+            "out/loader",
+            "out/l2",
+            &bench,
+        )
     });
 
     let out = bench.home(User::Ci).join("out");
     fs::set_permissions(&out, fs::Permissions::from_mode(0o555))?;
-    refuses!(bench, User::Ci, "read_only_out", bench.build(User::Ci, "1", &[]));
-    refuses!(bench, User::Ci, "loader_read_only_out", bench.loader(User::Ci, &[]));
+    refuses!(
+        bench,
+        User::Ci,
+        "read_only_out",
+        bench.build(User::Ci, "1", &[])
+    );
+    refuses!(
+        bench,
+        User::Ci,
+        "loader_read_only_out",
+        bench.loader(User::Ci, &[])
+    );
     Ok(())
 }
 
@@ -169,8 +253,18 @@ fn a_file_system_that_is_full_or_read_only_is_named() -> Result<()> {
     let build = bench.build(User::Root, "1", &[]);
     let loader = bench.loader(User::Root, &[]);
     refuses!(bench, User::Root, "full_out", on("size=4M", &build)?);
-    refuses!(bench, User::Root, "loader_full_out", on("size=256k", &loader)?);
-    refuses!(bench, User::Root, "out_mounted_read_only", on("ro", &build)?);
+    refuses!(
+        bench,
+        User::Root,
+        "loader_full_out",
+        on("size=256k", &loader)?
+    );
+    refuses!(
+        bench,
+        User::Root,
+        "out_mounted_read_only",
+        on("ro", &build)?
+    );
     Ok(())
 }
 
@@ -201,7 +295,9 @@ fn replaced(
     bench: &Bench,
 ) -> std::process::Command {
     let args = command.get_args().map(|arg| arg.to_string_lossy());
-    let args: Vec<_> = args.map(|arg| if arg == from { to.into() } else { arg }).collect();
+    let args: Vec<_> = args
+        .map(|arg| if arg == from { to.into() } else { arg })
+        .collect();
     let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
     bench.imgtool(User::Root, &args)
 }

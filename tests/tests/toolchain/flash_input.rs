@@ -34,7 +34,10 @@ fn a_damaged_release_is_not_flashed() -> Result<()> {
     let length = fs::metadata(&root)?.len();
     flip(&root, 1_000_000)?;
     refuses!(bench, User::Root, "altered_root", flash(&[]));
-    File::options().write(true).open(&root)?.set_len(length / 2)?;
+    File::options()
+        .write(true)
+        .open(&root)?
+        .set_len(length / 2)?;
     refuses!(bench, User::Root, "truncated_root", flash(&[]));
     fs::write(&root, "")?;
     refuses!(bench, User::Root, "empty_root", flash(&[]));
@@ -55,25 +58,74 @@ fn what_is_not_trusted_is_not_flashed() -> Result<()> {
     let home = bench.home(User::Root);
     bench
         .imgtool(User::Root, &["trust", "init", "--root-key", "root.key"])
-        .args(["--release-key", "stranger.key.pub", "--boot-key", "boot.key.pub"])
-        .args(["--out", "strangers.json", "--passphrase-env", "CAIRN_PASSPHRASE"])
+        .args([
+            "--release-key",
+            "stranger.key.pub",
+            "--boot-key",
+            "boot.key.pub",
+        ])
+        .args([
+            "--out",
+            "strangers.json",
+            "--passphrase-env",
+            "CAIRN_PASSPHRASE",
+        ])
         .status()?;
     // A loader that those trust, so that it is the release that isn't.
     let mut loader = bench.loader(User::Root, &[]);
     let loader = loader.args(["--key", "stranger.key"]).output()?;
     assert!(loader.status.success(), "{}", bench.text(&loader));
-    refuses!(bench, User::Root, "untrusted_loader", flash(&["--trust", "strangers.json"]));
+    refuses!(
+        bench,
+        User::Root,
+        "untrusted_loader",
+        flash(&["--trust", "strangers.json"])
+    );
     let swap = |more: &[&str]| {
         let mut command = bench.imgtool(User::Root, &["flash", "--loader", "out/loader"]);
-        command.arg("--release").arg(&good).args(["--to", "disk.img"]).args(more);
+        command
+            .arg("--release")
+            .arg(&good)
+            .args(["--to", "disk.img"])
+            .args(more);
         command
     };
-    refuses!(bench, User::Root, "untrusted_release", swap(&["--trust", "strangers.json"]));
-    refuses!(bench, User::Root, "no_trust", flash(&["--trust", "nowhere.json"]));
-    refuses!(bench, User::Root, "unknown_good", flash(&["--good", "9.9.9"]));
-    refuses!(bench, User::Root, "unknown_trial", flash(&["--trial", "9.9.9"]));
-    refuses!(bench, User::Root, "good_on_trial", flash(&["--trial", GOOD]));
-    refuses!(bench, User::Root, "which_is_good", flash(&["--release", &next]));
+    refuses!(
+        bench,
+        User::Root,
+        "untrusted_release",
+        swap(&["--trust", "strangers.json"])
+    );
+    refuses!(
+        bench,
+        User::Root,
+        "no_trust",
+        flash(&["--trust", "nowhere.json"])
+    );
+    refuses!(
+        bench,
+        User::Root,
+        "unknown_good",
+        flash(&["--good", "9.9.9"])
+    );
+    refuses!(
+        bench,
+        User::Root,
+        "unknown_trial",
+        flash(&["--trial", "9.9.9"])
+    );
+    refuses!(
+        bench,
+        User::Root,
+        "good_on_trial",
+        flash(&["--trial", GOOD])
+    );
+    refuses!(
+        bench,
+        User::Root,
+        "which_is_good",
+        flash(&["--release", &next])
+    );
     refuses!(bench, User::Root, "given_twice", {
         flash(&["--release", &good.display().to_string(), "--good", GOOD])
     });
@@ -98,11 +150,36 @@ fn a_place_that_takes_no_disk_is_named() -> Result<()> {
     refuses!(bench, User::Root, "target_there", flash("there.img", &[]));
     assert_eq!(fs::read(home.join("there.img"))?, b"precious");
     refuses!(bench, User::Root, "target_is_a_folder", flash("out", &[]));
-    refuses!(bench, User::Root, "target_in_no_folder", flash("no/disk.img", &[]));
-    refuses!(bench, User::Root, "small_disk", flash("disk.img", &["--size", "200M"]));
-    refuses!(bench, User::Root, "tiny_disk", flash("disk.img", &["--size", "1M"]));
-    refuses!(bench, User::Root, "no_disk_size", flash("disk.img", &["--size", "big"]));
-    refuses!(bench, User::Root, "image_with_serial", flash("disk.img", &["--serial", "S1"]));
+    refuses!(
+        bench,
+        User::Root,
+        "target_in_no_folder",
+        flash("no/disk.img", &[])
+    );
+    refuses!(
+        bench,
+        User::Root,
+        "small_disk",
+        flash("disk.img", &["--size", "200M"])
+    );
+    refuses!(
+        bench,
+        User::Root,
+        "tiny_disk",
+        flash("disk.img", &["--size", "1M"])
+    );
+    refuses!(
+        bench,
+        User::Root,
+        "no_disk_size",
+        flash("disk.img", &["--size", "big"])
+    );
+    refuses!(
+        bench,
+        User::Root,
+        "image_with_serial",
+        flash("disk.img", &["--serial", "S1"])
+    );
     refuses!(bench, User::Root, "full_folder", {
         let command = flash("out/disk.img", &["--size", "1G"]);
         let mut shell = bench.program(User::Root, "unshare");
@@ -145,7 +222,10 @@ fn only_the_disk_that_is_named_is_erased() -> Result<()> {
     let good = bench.workshop.release(GOOD);
     let file = bench.home(User::Root).join("stick");
     File::create(&file)?.set_len(1 << 30)?;
-    Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&file).run()?;
+    Command::new("mkfs.ext4")
+        .args(["-q", "-F"])
+        .arg(&file)
+        .run()?;
     let device = Loop::new(&file)?;
     let serial = file.display().to_string();
     let flash = |more: &[&str]| bench.flash(User::Root, &good, &device.0, more);
@@ -162,7 +242,10 @@ fn only_the_disk_that_is_named_is_erased() -> Result<()> {
     };
     refuses("device_unnamed", &mut flash(&[]))?;
     refuses("device_misnamed", &mut flash(&["--serial", "S1"]))?;
-    refuses("device_with_size", &mut flash(&["--serial", &serial, "--size", "1G"]))?;
+    refuses(
+        "device_with_size",
+        &mut flash(&["--serial", &serial, "--size", "1G"]),
+    )?;
     let mut ci = bench.flash(User::Ci, &good, &device.0, &["--serial", &serial]);
     refuses("device_not_ours", &mut ci)?;
 
@@ -178,7 +261,10 @@ fn only_the_disk_that_is_named_is_erased() -> Result<()> {
         shell
     };
     refuses("device_mounted", &mut mounted(flash(&[])))?;
-    refuses("device_mounted_and_named", &mut mounted(flash(&["--serial", &serial])))?;
+    refuses(
+        "device_mounted_and_named",
+        &mut mounted(flash(&["--serial", &serial])),
+    )?;
 
     // The one that is meant is written, and becomes a disk that others find in order.
     let output = flash(&["--serial", &serial]).output()?;

@@ -37,7 +37,10 @@ fn power_may_be_cut_after_every_write() -> Result<()> {
 
     let replayed = disk.copy_to(bench.path("replayed.img"))?;
     let writes = traced(&bench, &disk)?;
-    assert_eq!((disk.esp_read(NEW)?, disk.esp_read(OLD)?), (new.clone(), old.clone()));
+    assert_eq!(
+        (disk.esp_read(NEW)?, disk.esp_read(OLD)?),
+        (new.clone(), old.clone())
+    );
     disk.fsck()?;
 
     let file = File::options().write(true).open(replayed.path())?;
@@ -46,7 +49,11 @@ fn power_may_be_cut_after_every_write() -> Result<()> {
         let before = replayed.esp_read(NEW)?;
         file.write_all_at(&write.bytes, write.at)?;
         let after = replayed.esp_read(NEW)?;
-        assert!(after == old || after == new, "no whole loader after a write at {}", write.at);
+        assert!(
+            after == old || after == new,
+            "no whole loader after a write at {}",
+            write.at
+        );
         if before != after {
             exchanges.push(write);
             replayed.fsck()?;
@@ -55,8 +62,15 @@ fn power_may_be_cut_after_every_write() -> Result<()> {
     let [exchange] = exchanges[..] else {
         anyhow::bail!("{} writes change the loader", exchanges.len());
     };
-    assert_eq!((exchange.bytes.len(), exchange.at % 512), (512, 0), "not one sector");
-    assert!(fs::read(replayed.path())? == fs::read(disk.path())?, "the trace isn't whole");
+    assert_eq!(
+        (exchange.bytes.len(), exchange.at % 512),
+        (512, 0),
+        "not one sector"
+    );
+    assert!(
+        fs::read(replayed.path())? == fs::read(disk.path())?,
+        "the trace isn't whole"
+    );
 
     // A second time nothing is left to do.
     let again = traced(&bench, &disk)?;
@@ -109,7 +123,10 @@ fn parse(log: &str, path: &Path) -> Result<Vec<Write>> {
                 place += result;
             }
             _ => {
-                let at = args.rsplit(", ").next().context("a write without a place")?;
+                let at = args
+                    .rsplit(", ")
+                    .next()
+                    .context("a write without a place")?;
                 let at = at.parse()?;
                 writes.push(Write { at, bytes: data()? });
             }

@@ -51,8 +51,14 @@ fn another_user_folder_time_and_locale_give_the_same_bytes() -> Result<()> {
             "sbom.cdx.json",
         ]
     );
-    let differ: Vec<_> = one.keys().filter(|name| one.get(*name) != two.get(*name)).collect();
-    assert!(differ.is_empty() && one.len() == two.len(), "{differ:?} differ");
+    let differ: Vec<_> = one
+        .keys()
+        .filter(|name| one.get(*name) != two.get(*name))
+        .collect();
+    assert!(
+        differ.is_empty() && one.len() == two.len(),
+        "{differ:?} differ"
+    );
     bench.is_at_rest()
 }
 

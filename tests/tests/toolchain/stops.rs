@@ -32,7 +32,14 @@ fn a_build_that_is_stopped_leaves_nothing() -> Result<()> {
         (ROOT, Signal::TERM, To::Group),
         (KERNEL, Signal::INT, To::Process),
     ] {
-        leaves_nothing(&bench, User::Root, || bench.build(User::Root, "1", &[]), step, signal, to)?;
+        leaves_nothing(
+            &bench,
+            User::Root,
+            || bench.build(User::Root, "1", &[]),
+            step,
+            signal,
+            to,
+        )?;
     }
     Ok(())
 }
@@ -45,7 +52,14 @@ fn an_ordinary_users_build_that_is_stopped_leaves_nothing() -> Result<()> {
         (INITRAMFS, Signal::INT, To::Process),
         (KERNEL, Signal::INT, To::Group),
     ] {
-        leaves_nothing(&bench, User::Ci, || bench.build(User::Ci, "1", &[]), step, signal, to)?;
+        leaves_nothing(
+            &bench,
+            User::Ci,
+            || bench.build(User::Ci, "1", &[]),
+            step,
+            signal,
+            to,
+        )?;
     }
     Ok(())
 }
@@ -57,7 +71,14 @@ fn a_loader_that_is_stopped_leaves_nothing() -> Result<()> {
         (User::Root, "installing the loader's packages", Signal::INT),
         (User::Ci, "making the loader", Signal::TERM),
     ] {
-        leaves_nothing(&bench, user, || bench.loader(user, &[]), step, signal, To::Process)?;
+        leaves_nothing(
+            &bench,
+            user,
+            || bench.loader(user, &[]),
+            step,
+            signal,
+            To::Process,
+        )?;
     }
     Ok(())
 }
@@ -69,8 +90,18 @@ fn a_flash_that_is_stopped_leaves_nothing() -> Result<()> {
     for (user, step, signal, to) in [
         (User::Root, "checking 1.0.0", Signal::INT, To::Process),
         (User::Root, "writing the ESP", Signal::TERM, To::Process),
-        (User::Root, "writing the data partition", Signal::INT, To::Group),
-        (User::Ci, "writing the data partition", Signal::TERM, To::Process),
+        (
+            User::Root,
+            "writing the data partition",
+            Signal::INT,
+            To::Group,
+        ),
+        (
+            User::Ci,
+            "writing the data partition",
+            Signal::TERM,
+            To::Process,
+        ),
         (User::Root, "reading back", Signal::INT, To::Process),
     ] {
         let flash = || bench.flash(user, &release, "out/disk.img", &["--size", "2G"]);
@@ -113,7 +144,9 @@ fn leaves_nothing(
     while stderr.read_line(&mut said)? > 0 {}
     let status = wait(child)?;
     // At once, not after a while.
-    bench.is_at_rest().with_context(|| format!("{step}: {said}"))?;
+    bench
+        .is_at_rest()
+        .with_context(|| format!("{step}: {said}"))?;
     let (code, message) = match signal {
         Signal::INT => (130, "error: interrupted; nothing was left behind\n"),
         _ => (143, "error: stopped by SIGTERM; nothing was left behind\n"),
@@ -158,6 +191,9 @@ fn ended(pid: i32) -> Result<()> {
         tv_nsec: 0,
     };
     let mut fds = [PollFd::new(&process, PollFlags::IN)];
-    ensure!(poll(&mut fds, Some(&limit))? > 0, "process {pid} doesn't end");
+    ensure!(
+        poll(&mut fds, Some(&limit))? > 0,
+        "process {pid} doesn't end"
+    );
     Ok(())
 }
