@@ -94,6 +94,17 @@ impl Error {
         self
     }
 
+    /// The same error with a path's real name in place of a passing one.
+    #[must_use]
+    pub fn renamed(self, from: &str, to: &str) -> Self {
+        let chain = self.chain();
+        if !chain.iter().any(|text| text.contains(from)) {
+            return self;
+        }
+        let chain = chain.iter().map(|text| text.replace(from, to)).collect();
+        Self::told(self.kind, chain, self.hint)
+    }
+
     /// Adds a way out.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -198,7 +198,7 @@ fn complete(
 }
 
 fn pass(from: &Path, to: &Path) -> Result<()> {
-    fs::copy(from, to).map_err(|e| cannot("copy", from, e))?;
+    fs::copy(from, to).map_err(|e| cannot("write", to, e))?;
     // The outside has its caller's umask, which must not show in an image.
     fs::set_permissions(to, fs::Permissions::from_mode(0o644))
         .map_err(|e| cannot("change the mode of", to, e))?;

@@ -218,7 +218,8 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
                 epoch,
             )
         })
-    })?;
+    })
+    .map_err(|e| work_area::plain(e, &out, &place))?;
     files::remove(&out.join("work"))?;
 
     let manifest = Manifest {

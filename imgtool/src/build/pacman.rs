@@ -64,6 +64,10 @@ fn explain(error: CommandError) -> Error {
         CommandError::NotFound { .. } => Error::failed(error.to_string())
             .hint("install pacman (on Debian: pacman-package-manager)"),
         CommandError::Failed { stderr, .. } => match missing(stderr).as_slice() {
+            [] if stderr.contains("Write failed") || stderr.contains("No space left") => {
+                Error::failed("the work area is too small for the packages")
+                    .hint("it lies in memory; give it more with --work-size, or the machine more swap")
+            }
             [] => Error::failed("pacman could not install the packages").because(error),
             names => Error::input(format!("no repository has the package {}", names.join(", ")))
                 .hint("look for it in packages.x86_64, in the site file, and in pacman.conf's repositories"),

@@ -37,6 +37,16 @@ pub fn mount_at(at: &Path, size: &str) -> Result<()> {
     })
 }
 
+/// An error of the sandbox, in which `out` is called by the name that it is to have,
+/// and the work area, which nobody else can see, by what it is.
+pub fn plain(error: Error, out: &Path, wanted: &Path) -> Error {
+    let out = out.display().to_string();
+    error
+        .renamed(&format!("{out}/work/root"), "(root)")
+        .renamed(&format!("{out}/work"), "(work area)")
+        .renamed(&out, &wanted.display().to_string())
+}
+
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 
 /// `/dev`, `/proc` and `/sys` in the root that is being made, for packages' scripts.

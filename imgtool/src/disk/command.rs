@@ -182,7 +182,14 @@ impl Disk {
                 )));
             }
             state = step(&state, event).map_err(|e| {
-                Error::input(format!("{}: not possible", self.path.display())).because(e.reason)
+                let order = match &e.event {
+                    Event::TrialChosen { version, .. } => format!("--trial {version}"),
+                    Event::GoodChosen { version, .. } => format!("--good {version}"),
+                    Event::FailureForgiven { version } => format!("--forgive {version}"),
+                    _ => "--no-trial".into(),
+                };
+                Error::input(format!("{}: {order}: not possible", self.path.display()))
+                    .because(e.reason)
             })?;
         }
         esp.set_boot_state(&state, picked.write_order())?;

@@ -130,7 +130,8 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
         Err(error) => {
             // Half a system must not look like one. An image is removed anyway.
             let _ = disk.target.wipe();
-            return Err(error);
+            let passing = disk.target.path.display().to_string();
+            return Err(error.renamed(&passing, &args.to.display().to_string()));
         }
     }
     let report = Report {
@@ -208,15 +209,16 @@ fn boot_state(
         version: good,
         tries: Tries::Unlimited,
     };
-    let illegal =
-        |e: cairn_boot_state::Illegal| Error::input("this boot order isn't possible").because(e);
-    let mut state = step(&BootState::default(), event).map_err(illegal)?;
+    let mut state = step(&BootState::default(), event)
+        .map_err(|e| Error::input("--good: not possible").because(e.reason))?;
     if let Some(version) = trial {
         let event = Event::TrialChosen {
             version: known("--trial", version)?,
             tries: TRIES,
         };
-        state = step(&state, event).map_err(illegal)?;
+        state = step(&state, event).map_err(|e| {
+            Error::input(format!("--trial {version}: not possible")).because(e.reason)
+        })?;
     }
     Ok(state)
 }

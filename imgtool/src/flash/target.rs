@@ -43,6 +43,12 @@ impl Facts {
                 found.map_or_else(|| "none".into(), |found| format!("{found:?}"))
             )));
         }
+        if !self.used.is_empty() {
+            return Err(
+                Error::refused(format!("{path} is in use: {}", self.used.join(", ")))
+                    .hint("unmount it first; a disk that is in use is never written to"),
+            );
+        }
         if serial.is_some() {
             return Ok(());
         }
@@ -53,11 +59,6 @@ impl Facts {
                     .into()
             }
         };
-        if !self.used.is_empty() {
-            return Err(
-                Error::refused(format!("{path} is in use: {}", self.used.join(", "))).hint(way),
-            );
-        }
         if !self.removable {
             return Err(Error::refused(format!("{path} is not a removable disk")).hint(way));
         }
@@ -192,14 +193,19 @@ impl Target {
             ));
         }
         Facts::of(path)?.decide(serial)?;
-        // O_EXCL on a block device fails while anything uses it.
+        // O_EXCL on a block device fails while anything uses it. It can't be kept:
+        // mkfs.ext4 asks for it too, and refuses the disk otherwise.
         let exclusive = rustix::fs::OFlags::EXCL.bits().cast_signed();
-        let mut file = File::options()
-            .read(true)
-            .write(true)
-            .custom_flags(exclusive)
-            .open(path)
-            .map_err(|e| cannot("open", path, e))?;
+        let open = |flags| {
+            File::options()
+                .read(true)
+                .write(true)
+                .custom_flags(flags)
+                .open(path)
+                .map_err(|e| cannot("open", path, e))
+        };
+        drop(open(exclusive)?);
+        let mut file = open(0)?;
         let size = file
             .seek(SeekFrom::End(0))
             .map_err(|e| cannot("read", path, e))?;

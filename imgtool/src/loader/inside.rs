@@ -88,7 +88,8 @@ pub fn make(job: Job, outside: &Outside) -> Result<Made> {
         let boot = root.join("usr/lib/grub/i386-pc").join(BOOT);
         let made = [(here.join(EFI), EFI), (here.join(CORE), CORE), (boot, BOOT)];
         for (from, name) in made {
-            fs::copy(&from, job.out.join(name)).map_err(|e| cannot("copy", &from, e))?;
+            let to = job.out.join(name);
+            fs::copy(&from, &to).map_err(|e| cannot("write", &to, e))?;
         }
         Ok(Made {
             grub: version(&grub(&root, &["--version"])?.text()),

@@ -3,6 +3,7 @@
 pub mod artefact;
 pub mod inside;
 
+use crate::build::work_area::plain;
 use crate::build::{Place, SecureBootArgs};
 use crate::console::Console;
 use crate::error::{Error, Result};
@@ -102,7 +103,8 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
         epoch,
         work_size: args.place.work_size()?.to_owned(),
     };
-    let (made, _): (Made, _) = sandbox::run("loader", &job, console, |_| Ok(()))?;
+    let (made, _): (Made, _) = sandbox::run("loader", &job, console, |_| Ok(()))
+        .map_err(|e| plain(e, &out, &args.out))?;
     files::remove(&out.join("work"))?;
     if let Some(key) = &secure_boot {
         let path = out.join(EFI);

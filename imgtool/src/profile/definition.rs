@@ -59,8 +59,12 @@ impl Definition {
             .timeout(Duration::from_secs(10))
             .run()
             .map_err(|error| match error {
-                CommandError::Failed { stderr, .. } => {
-                    wrong("the script failed".into()).because(stderr.trim().to_owned())
+                CommandError::Failed { status, stderr, .. } => {
+                    let said = match stderr.trim() {
+                        "" => status.to_string(),
+                        said => said.to_owned(),
+                    };
+                    wrong("the script failed".into()).because(said)
                 }
                 other => Error::failed("cannot run bash").because(other),
             })?;

@@ -190,9 +190,10 @@ impl Bench {
         command
     }
 
-    /// Runs imgtool and gives back exit code, stdout and stderr as one text.
+    /// Runs imgtool and gives back exit code, stdout and stderr as one text, without
+    /// the steps, whose order is that of the moment.
     pub fn shown(&self, command: &mut Command) -> Result<String> {
-        Ok(self.text(&command.output()?))
+        Ok(self.text(&command.arg("--quiet").output()?))
     }
 
     /// Exit code, stdout and stderr, with what differs between runs taken out.

@@ -75,7 +75,7 @@ fn a_wrong_profile_is_named() -> Result<()> {
         bench,
         User::Root,
         "no_profile",
-        bench.build(User::Root, "1", &["--profile", "nowhere"])
+        replaced(build(), "profile", "nowhere", &bench)
     );
     Ok(())
 }
@@ -93,7 +93,7 @@ fn a_wrong_site_is_named() -> Result<()> {
         ),
         (
             "site_source_leaves",
-            "format = 1\n[[file]]\nsource = \"../../etc/shadow\"\npath = \"/etc/shadow\"\n",
+            "format = 1\n[[file]]\nsource = \"../../../etc/shadow\"\npath = \"/etc/shadow\"\n",
         ),
         (
             "site_source_missing",
@@ -201,7 +201,7 @@ fn a_place_that_takes_no_release_is_named() -> Result<()> {
         bench,
         User::Root,
         "out_is_a_file",
-        bench.build(User::Root, "2", &["--out", "file"])
+        replaced(bench.build(User::Root, "2", &[]), "out", "file", &bench)
     );
     refuses!(
         bench,
