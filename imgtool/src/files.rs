@@ -112,7 +112,12 @@ fn without_path(error: io::Error) -> io::Error {
 /// # Errors
 /// If one can't be made.
 pub fn make_folder(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|e| cannot("make the folder", path, e))
+    fs::create_dir_all(path).map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => {
+            Error::input(format!("{}: expected a folder, got a file", path.display()))
+        }
+        _ => cannot("make the folder", path, e),
+    })
 }
 
 /// Removes a file or a whole folder, if it is there.

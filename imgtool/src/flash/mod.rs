@@ -259,7 +259,11 @@ impl Writing<'_> {
             let tree = disk.target.folder_beside().map_err(|e| {
                 Error::failed("cannot make a folder for the data partition").because(e)
             })?;
-            staging::fill(tree.path(), releases, roots)?;
+            staging::fill(tree.path(), releases, roots).map_err(|e| {
+                let disk = disk.target.path.display();
+                Error::failed(format!("{disk}: cannot gather the data partition's files"))
+                    .because(e)
+            })?;
             data::make(&disk.target.path, disk.layout.data, tree.path())
         })?;
         // Only now does the disk look like one.

@@ -103,8 +103,8 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
         epoch,
         work_size: args.place.work_size()?.to_owned(),
     };
-    let (made, _): (Made, _) = sandbox::run("loader", &job, console, |_| Ok(()))
-        .map_err(|e| plain(e, &out, &args.out))?;
+    let (made, _): (Made, _) =
+        sandbox::run("loader", &job, console, |_| Ok(())).map_err(|e| plain(e, &out, &args.out))?;
     files::remove(&out.join("work"))?;
     if let Some(key) = &secure_boot {
         let path = out.join(EFI);

@@ -217,6 +217,10 @@ impl Bench {
             (r"\bloop\d+ is", "loopN is"),
             (r"linux-qemu-[0-9][^ /]*", "linux-qemu-[VERSION]"),
             (r"\b\d+ bytes", "[N] bytes"),
+            (r"got \d{5,}", "got [N]"),
+            (r"at least [\d.]+ MiB", "at least [N] MiB"),
+            (r"kernel \d\S+", "kernel [VERSION]"),
+            (r"\bkey [0-9a-f]{12}\b", "key [ID]"),
         ];
         rules.iter().fold(text, |text, (rule, to)| {
             let rule = Regex::new(rule).expect("a regular expression");
