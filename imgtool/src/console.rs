@@ -4,10 +4,14 @@
 //! to stderr: bars on a terminal, plain lines without one, JSON lines with `--json`.
 
 use crate::error::{Error, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+
+/// Every bar on the screen: steps run side by side, each on a line of its own.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Where output goes, and in which form.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +105,7 @@ impl Console {
                 ),
                 None => (ProgressBar::new_spinner(), "{spinner} {msg:32} {elapsed}"),
             };
+            let bar = BARS.add(bar);
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }
@@ -132,7 +137,12 @@ impl Console {
         } else {
             text()
         };
-        let _ = writeln!(std::io::stderr(), "{line}");
+        if self.bars {
+            // Above the bars, which are drawn anew.
+            let _ = BARS.println(line);
+        } else {
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
     }
 }
 

@@ -68,6 +68,12 @@ fn explain(error: CommandError) -> Error {
                 Error::failed("the work area is too small for the packages")
                     .hint("it lies in memory; give it more with --work-size, or the machine more swap")
             }
+            [] if stderr.contains("invalid or corrupted package") => {
+                Error::failed("pacman could not install the packages").because(error).hint(
+                    "a package of the same name and version but other content may lie in --cache; \
+                     remove it there",
+                )
+            }
             [] => Error::failed("pacman could not install the packages").because(error),
             names => Error::input(format!("no repository has the package {}", names.join(", ")))
                 .hint("look for it in packages.x86_64, in the site file, and in pacman.conf's repositories"),
