@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::files::cannot;
 use crate::profile::settings::Squash;
+use crate::release_folder::fill;
 use cairn_release::digest::Hasher;
 use cairn_release::index::BlockIndex;
 use cairn_release::manifest::Image;
@@ -11,7 +12,7 @@ use cairn_release::verity::{Builder, Salt};
 use cairn_release::{BLOCK, Digest, Timestamp};
 use cairn_system::{Command, CommandError};
 use std::fs::{self, File};
-use std::io::{Read, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -145,17 +146,6 @@ pub fn close(path: &Path, index: &Path, salt: Salt) -> Result<Image> {
         index: Digest::of(blocks.as_bytes()),
         verity,
     })
-}
-
-fn fill(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut length = 0;
-    while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
-        match file.read(rest)? {
-            0 => break,
-            n => length += n,
-        }
-    }
-    Ok(length)
 }
 
 #[cfg(test)]

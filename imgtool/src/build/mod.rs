@@ -17,7 +17,7 @@ use crate::files::{self, cannot, make_folder};
 use crate::keys::{self, BootKey, KeySource, PassphraseArgs, SecureBootKey};
 use crate::profile::Profile;
 use crate::profile::site::Site;
-use crate::{interrupt, sandbox};
+use crate::{interrupt, sandbox, trust};
 use cairn_release::digest::Hasher;
 use cairn_release::manifest::{self, Manifest};
 use cairn_release::{Digest, Sequence, Timestamp, TrustRoot, Version, name};
@@ -175,8 +175,8 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
                 .hint("a release never changes; give another --version or --out"),
         );
     }
-    let trust = files::read(&args.trust, 1 << 20)?;
-    let root = TrustRoot::parse(&trust).map_err(|e| {
+    let trust_bytes = files::read(&args.trust, 1 << 20)?;
+    let root = TrustRoot::parse(&trust_bytes).map_err(|e| {
         Error::refused(format!("{}: no usable trust root", args.trust.display())).because(e)
     })?;
     let hook = absolute(&find_hook(args.hook.as_deref())?)?;
@@ -186,7 +186,7 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
         .map(|source| keys::load_release(source, &args.passphrase))
         .collect::<Result<Vec<_>>>()?;
     let boot_key = BootKey::load(&args.boot_key, &args.passphrase)?;
-    check_boot_key(&root, &boot_key, &args.trust)?;
+    trust::names_boot_key(&root, &boot_key.fingerprint(), &args.trust)?;
     let secure_boot = args.secure_boot.load(&args.passphrase)?;
     let epoch = keys::moment()?;
 
@@ -206,7 +206,7 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
         out: out.clone(),
         cache: args.place.cache()?,
         hook,
-        trust,
+        trust: trust_bytes,
         work_size: args.place.work_size()?.to_owned(),
     };
     let (made, seconds): (Made, _) = sandbox::run("build", &job, console, |_| {
@@ -304,22 +304,6 @@ fn sign(
     ));
     fs::write(&signature, boot_key.sign_detached(&bytes, epoch)?)
         .map_err(|e| cannot("write", &signature, e))
-}
-
-/// A boot key that the trust root doesn't name makes releases that no node boots.
-///
-/// # Errors
-/// If the trust root names another, or none.
-pub fn check_boot_key(root: &TrustRoot, key: &BootKey, trust: &Path) -> Result<()> {
-    let expected = root.boot_key.as_deref().unwrap_or("none");
-    if expected == key.fingerprint() {
-        return Ok(());
-    }
-    Err(Error::refused(format!(
-        "{}: expected the boot key {expected}, got {}",
-        trust.display(),
-        key.fingerprint()
-    )))
 }
 
 /// The hook's binary: as told, beside imgtool, or where the package puts it.

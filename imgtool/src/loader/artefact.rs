@@ -10,6 +10,7 @@
 use crate::disk::bios::Bios;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::trust::names_boot_key;
 use cairn_release::envelope::EnvelopeError;
 use cairn_release::{Digest, Envelope, Timestamp, TrustRoot};
 use serde::{Deserialize, Serialize};
@@ -92,13 +93,7 @@ impl Loader {
                 description.format
             )));
         }
-        let expected = trust.boot_key.as_deref().unwrap_or("none");
-        if description.boot_key != expected {
-            let got = &description.boot_key;
-            return Err(Error::refused(format!(
-                "{shown}: expected the boot key {expected}, got {got}"
-            )));
-        }
+        names_boot_key(trust, &description.boot_key, &path)?;
         let read = |name: &str| -> Result<Vec<u8>> {
             let path = folder.join(name);
             let bytes = files::read(&path, LIMIT)?;

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::files::{self, cannot, make_folder};
 use crate::keys::{self, KeySource, PassphraseArgs};
 use crate::profile::Profile;
+use crate::trust::names_boot_key;
 use crate::{interrupt, sandbox};
 use artefact::{BOOT, CORE, DESCRIPTION, Description, EFI, FORMAT};
 use cairn_release::{Digest, TrustRoot};
@@ -68,13 +69,7 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
     let boot_key = keys::boot_public(&boot_public)
         .map_err(|e| Error::input(format!("cannot read {}", args.boot_pub.display())).because(e))?
         .fingerprint();
-    let expected = trust.boot_key.as_deref().unwrap_or("none");
-    if expected != boot_key {
-        let shown = args.trust.display();
-        return Err(Error::refused(format!(
-            "{shown}: expected the boot key {expected}, got {boot_key}"
-        )));
-    }
+    names_boot_key(&trust, &boot_key, &args.trust)?;
     let release_keys = args
         .keys
         .iter()

@@ -114,6 +114,22 @@ fn numbered(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
+/// Checks that a trust root names this boot key: with another, no node would boot
+/// what it signs. `shown` is the file that the error names.
+///
+/// # Errors
+/// If it names another, or none.
+pub fn names_boot_key(root: &TrustRoot, fingerprint: &str, shown: &Path) -> Result<()> {
+    let expected = root.boot_key.as_deref().unwrap_or("none");
+    if expected == fingerprint {
+        return Ok(());
+    }
+    let shown = shown.display();
+    Err(Error::refused(format!(
+        "{shown}: expected the boot key {expected}, got {fingerprint}"
+    )))
+}
+
 /// Whether a trust root's date has passed: worth a warning, never more.
 pub fn expired(trust: &TrustRoot) -> Option<String> {
     let expires = trust.expires?;
