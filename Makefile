@@ -4,13 +4,14 @@ CARGO ?= cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 HOST := x86_64-unknown-linux-gnu
 
-.PHONY: help demo test bench fmt lint setup imgtool hook clean
+.PHONY: help demo test soak bench fmt lint setup imgtool hook agent control clean
 
 help:
 	@echo "make demo    build two releases, flash a disk, boot both in QEMU, report"
 	@echo "make test    every test, the whole-system ones in QEMU included"
+	@echo "make soak    the power cuts of the tests, ten times as many and more; hours"
 	@echo "make bench   speed and size, each against a peer measured in the same run"
-	@echo "make imgtool hook    the programs, in target/"
+	@echo "make imgtool hook agent control    the programs, in target/"
 	@echo "make fmt lint        format; clippy, shellcheck, cargo deny"
 
 demo: setup
@@ -18,6 +19,10 @@ demo: setup
 
 test: setup
 	INSTA_UPDATE=no $(CARGO) test --workspace
+
+# CAIRN_SEED=<number> repeats the power cuts of another run.
+soak: setup
+	CAIRN_SOAK=1 $(CARGO) test -p cairn-tests --test power_cut -- --nocapture
 
 bench: setup
 	$(CARGO) run --release --quiet -p cairn-tests --bin bench
@@ -33,6 +38,13 @@ imgtool:
 hook:
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile node \
 		--target $(HOST) -p cairn-initramfs-hook
+
+# Linked with the C library of where it runs, for host names.
+agent:
+	$(CARGO) build --profile node --target $(HOST) -p cairn-agent
+
+control:
+	$(CARGO) build --release -p cairn-control-plane
 
 fmt:
 	$(CARGO) fmt --all

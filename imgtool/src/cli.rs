@@ -3,7 +3,7 @@
 use crate::console::Console;
 use crate::error::Result;
 use crate::{build, disk, flash, loader, sandboxed};
-use crate::{completions, diff, inspect, keygen, man, publish, sign, site, trust, verify};
+use crate::{completions, diff, inspect, keygen, man, order, publish, sign, site, trust, verify};
 use clap::{Parser, Subcommand};
 
 /// Builds, signs, checks and flashes an immutable OS for edge nodes.
@@ -34,8 +34,10 @@ enum Command {
     Keygen(keygen::Args),
     /// Make and change the list of keys that may sign
     Trust(Box<trust::Args>),
-    /// Add signatures to a manifest or a trust root
+    /// Add signatures to a manifest, a trust root or an order
     Sign(sign::Args),
+    /// Make a signed order that lets nodes go back to an older release
+    Order(order::Args),
     /// Check every byte of a release against its signed manifest
     Verify(verify::Args),
     /// Say what a file or folder is and what is in it
@@ -73,6 +75,7 @@ impl Cli {
             Command::Keygen(args) => keygen::run(args, console),
             Command::Trust(args) => trust::run(*args, console),
             Command::Sign(args) => sign::run(args, console),
+            Command::Order(args) => order::run(args, console),
             Command::Verify(args) => verify::run(args, console),
             Command::Inspect(args) => inspect::run(args, console),
             Command::Diff(args) => diff::run(args, console),

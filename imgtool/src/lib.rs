@@ -19,6 +19,7 @@ pub mod keygen;
 pub mod keys;
 pub mod loader;
 pub mod man;
+pub mod order;
 pub mod profile;
 pub mod publish;
 pub mod release_folder;

@@ -1,17 +1,17 @@
-//! `imgtool sign`: adds signatures to a manifest or a trust root, in place.
+//! `imgtool sign`: adds signatures to a manifest, a trust root or an order, in place.
 
 use crate::console::Console;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::keys::{self, KeySource, PassphraseArgs};
 use crate::trust::{self, Progress};
-use cairn_release::{Envelope, KeyId, Manifest, TrustRoot, manifest, name};
+use cairn_release::{DowngradeOrder, Envelope, KeyId, Manifest, TrustRoot, manifest, name, order};
 use std::path::PathBuf;
 
 /// Options of `imgtool sign`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A manifest, a trust root, or a release folder
+    /// A manifest, a trust root, a downgrade order, or a release folder
     file: PathBuf,
     /// Secret key to sign with: FILE, env:VAR or fd:N (repeatable)
     #[arg(long, value_name = "KEY", required = true)]
@@ -27,7 +27,8 @@ const LIMIT: u64 = 4 * 1024 * 1024;
 
 /// What an envelope holds.
 enum Payload {
-    Manifest,
+    /// Of a release or an order: release keys count.
+    Release,
     Trust(Box<TrustRoot>),
 }
 
@@ -90,11 +91,14 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
 fn payload(envelope: &Envelope) -> Result<Payload> {
     match envelope.payload_type.as_str() {
         manifest::PAYLOAD_TYPE => Manifest::from_payload(&envelope.payload)
-            .map(|_| Payload::Manifest)
+            .map(|_| Payload::Release)
             .map_err(|e| Error::input("not a manifest that anybody could use").because(e)),
         cairn_release::trust::PAYLOAD_TYPE => TrustRoot::unsigned(envelope)
             .map(|trust| Payload::Trust(Box::new(trust)))
             .map_err(|e| Error::input("not a trust root that anybody could use").because(e)),
+        order::PAYLOAD_TYPE => DowngradeOrder::unsigned(envelope)
+            .map(|_| Payload::Release)
+            .map_err(|e| Error::input("not an order that anybody could use").because(e)),
         other => Err(Error::input(format!(
             "nothing of Cairn's: its payload type is {other:?}"
         ))),
@@ -103,8 +107,8 @@ fn payload(envelope: &Envelope) -> Result<Payload> {
 
 fn state(envelope: &Envelope, payload: &Payload, before: Option<&TrustRoot>) -> Vec<Progress> {
     match (payload, before) {
-        (Payload::Manifest, None) => Vec::new(),
-        (Payload::Manifest, Some(trust)) => {
+        (Payload::Release, None) => Vec::new(),
+        (Payload::Release, Some(trust)) => {
             vec![Progress::of(envelope, trust, &trust.release, "release")]
         }
         (Payload::Trust(trust), before) => {

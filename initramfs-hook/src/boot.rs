@@ -26,6 +26,9 @@ use crate::{dm, esp, log, mounts, shutdown, switch, trust};
 /// How long the kernel may take to show a device that it was asked for.
 const DEVICE_LIMIT: Duration = Duration::from_secs(5);
 
+/// Where the built-in trust root is left for the running system; it lies on `/run` and so comes along.
+const TRUST_COPY: &str = "/run/cairn/trust.dsse.json";
+
 /// How far a boot came: what a failure can still reach.
 #[derive(Default)]
 struct Progress {
@@ -208,6 +211,10 @@ fn assemble(
 fn trust_root(data: &Path) -> Result<TrustRoot, BootError> {
     let bytes = images::read(Path::new(config::TRUST))?;
     let builtin = TrustRoot::parse(&bytes).map_err(BootError::Trust)?;
+    // The initramfs is gone soon; the running system starts from the same root.
+    if let Err(error) = mounts::hand_over(TRUST_COPY, &bytes) {
+        log::warn(chain(&error));
+    }
     let read = |number| match images::read(&data.join(format!("trust/{number}.dsse.json"))) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.is_not_found() => Ok(None),

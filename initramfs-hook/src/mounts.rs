@@ -62,6 +62,15 @@ pub fn image(device: &Path, at: &Path, kind: &str) -> Result<(), IoError> {
     file_system(device, at, kind, MountFlags::RDONLY, "")
 }
 
+/// Leaves a file for the running system in the folder of our own mounts.
+///
+/// # Errors
+/// If it can't be written.
+pub fn hand_over(path: &str, bytes: &[u8]) -> Result<(), IoError> {
+    fs::create_dir_all(OURS).map_err(cannot("make folder", OURS))?;
+    fs::write(path, bytes).map_err(cannot("write", path))
+}
+
 /// Turns a mounted root image into a whole root: overlays, modules, firmware.
 /// `kernel` is the mounted kernel container, `data` is DATA.
 ///

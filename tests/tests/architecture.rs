@@ -9,14 +9,41 @@ use regex::Regex;
 use walkdir::WalkDir;
 
 /// Each crate's folder, its package, and the crates of ours that it may know.
-const CRATES: [(&str, &str, &[&str]); 6] = [
+const CRATES: [(&str, &str, &[&str]); 11] = [
     ("crates/release", "cairn-release", &[]),
     ("crates/boot-state", "cairn-boot-state", &["cairn-release"]),
+    ("crates/wire", "cairn-wire", &["cairn-release"]),
+    (
+        "crates/update",
+        "cairn-update",
+        &["cairn-release", "cairn-boot-state", "cairn-wire"],
+    ),
+    (
+        "crates/rollout",
+        "cairn-rollout",
+        &["cairn-release", "cairn-wire"],
+    ),
     ("crates/system", "cairn-system", &[]),
     (
         "initramfs-hook",
         "cairn-initramfs-hook",
         &["cairn-release", "cairn-boot-state"],
+    ),
+    (
+        "agent",
+        "cairn-agent",
+        &[
+            "cairn-release",
+            "cairn-boot-state",
+            "cairn-wire",
+            "cairn-update",
+            "cairn-system",
+        ],
+    ),
+    (
+        "control-plane",
+        "cairn-control-plane",
+        &["cairn-release", "cairn-wire", "cairn-rollout"],
     ),
     (
         "imgtool",
@@ -29,6 +56,7 @@ const CRATES: [(&str, &str, &[&str]); 6] = [
         &[
             "cairn-release",
             "cairn-boot-state",
+            "cairn-wire",
             "cairn-system",
             "cairn-imgtool",
             "cairn-initramfs-hook",
@@ -37,7 +65,13 @@ const CRATES: [(&str, &str, &[&str]); 6] = [
 ];
 
 /// Crates that are functions over bytes.
-const PURE: [&str; 2] = ["crates/release", "crates/boot-state"];
+const PURE: [&str; 5] = [
+    "crates/release",
+    "crates/boot-state",
+    "crates/wire",
+    "crates/update",
+    "crates/rollout",
+];
 
 /// What a function over bytes has no use for.
 const EFFECTS: &str = r"\bstd::(fs|net|process|thread|env)\b|\bstd::io::std(in|out|err)\b|\bSystemTime\b|\bInstant\b|\bTimestamp::now\b";

@@ -13,6 +13,7 @@
 //! | [`key`] | Ed25519 keys and their ids |
 //! | [`envelope`] | DSSE envelopes: what exactly is signed |
 //! | [`manifest`] | the signed description of one release |
+//! | [`order`] | the signed order that allows a downgrade |
 //! | [`trust`] | who may sign, how many must, and how that changes |
 //! | [`verity`] | the dm-verity hash tree |
 //! | [`index`] | one SHA-256 per 4 KiB block, for small updates |
@@ -23,6 +24,7 @@ pub mod index;
 pub mod key;
 pub mod manifest;
 pub mod name;
+pub mod order;
 pub mod time;
 pub mod trust;
 pub mod verity;
@@ -32,6 +34,7 @@ pub use envelope::Envelope;
 pub use key::{KeyId, PublicKey, SecretKey};
 pub use manifest::Manifest;
 pub use name::{Sequence, Version};
+pub use order::DowngradeOrder;
 pub use time::Timestamp;
 pub use trust::TrustRoot;
 

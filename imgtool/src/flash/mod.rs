@@ -1,5 +1,6 @@
 //! `imgtool flash`: writes a bootable disk.
 
+mod enrolment;
 mod staging;
 mod target;
 
@@ -17,6 +18,7 @@ use crate::{interrupt, verify};
 use cairn_boot_state::{BootState, Copy, Event, Tries, step};
 use cairn_release::digest::Hasher;
 use cairn_release::{Version, name};
+use enrolment::EnrolFile;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use target::Target;
@@ -55,6 +57,10 @@ pub struct Args {
     /// A release to boot on trial first
     #[arg(long, value_name = "VERSION")]
     trial: Option<Version>,
+    /// The node's enrolment file, from `cairnctl token create --out`. It holds a
+    /// secret, so an image file with it is readable by its owner only
+    #[arg(long, value_name = "FILE")]
+    enrol: Option<PathBuf>,
 }
 
 /// What `--json` says.
@@ -67,6 +73,7 @@ struct Report {
     trial: Option<Version>,
     loader: String,
     secure_boot: bool,
+    enrol: bool,
     seconds: Vec<(String, f64)>,
 }
 
@@ -89,6 +96,7 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
         .map(|path| ReleaseFolder::open(path))
         .collect::<Result<Vec<_>>>()?;
     let state = boot_state(&releases, args.good.as_ref(), args.trial.as_ref())?;
+    let enrol = args.enrol.as_deref().map(EnrolFile::read).transpose()?;
     let mut seconds = Vec::new();
     for release in &releases {
         let began = std::time::Instant::now();
@@ -125,7 +133,14 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
         console,
         seconds,
     };
-    match disk.write(&releases, &roots, &loader, &state) {
+    let content = Content {
+        releases: &releases,
+        roots: &roots,
+        loader: &loader,
+        state: &state,
+        enrol: enrol.as_ref(),
+    };
+    match disk.write(&content) {
         Ok(()) => {}
         Err(error) => {
             // Half a system must not look like one. An image is removed anyway.
@@ -145,9 +160,11 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
         trial: state.trial,
         loader: loader.description.grub.clone(),
         secure_boot: loader.description.secure_boot,
+        enrol: enrol.is_some(),
         seconds: std::mem::take(&mut disk.seconds),
     };
-    disk.target.keep()?;
+    disk.target
+        .keep(if enrol.is_some() { 0o600 } else { 0o644 })?;
     console.result(&report, || report.text())
 }
 
@@ -165,13 +182,18 @@ impl Report {
                 .map_or_else(|| "none".into(), ToString::to_string)
         };
         format!(
-            "{}, {}, read back and right\n  releases {}\n  boots    {} (on trial first: {})\n  loader   GRUB {}\n",
+            "{}, {}, read back and right\n  releases {}\n  boots    {} (on trial first: {})\n  loader   GRUB {}\n{}",
             self.disk.display(),
             size::bytes(self.bytes),
             list(&self.releases),
             or_none(&self.good),
             or_none(&self.trial),
             self.loader,
+            if self.enrol {
+                "  enrols   by the token that was given\n"
+            } else {
+                ""
+            },
         )
     }
 }
@@ -223,6 +245,15 @@ fn boot_state(
     Ok(state)
 }
 
+/// What goes onto the disk.
+struct Content<'c> {
+    releases: &'c [ReleaseFolder],
+    roots: &'c [TrustFile],
+    loader: &'c Loader,
+    state: &'c BootState,
+    enrol: Option<&'c EnrolFile>,
+}
+
 struct Writing<'c> {
     target: Target,
     layout: Layout,
@@ -231,13 +262,8 @@ struct Writing<'c> {
 }
 
 impl Writing<'_> {
-    fn write(
-        &mut self,
-        releases: &[ReleaseFolder],
-        roots: &[TrustFile],
-        loader: &Loader,
-        state: &BootState,
-    ) -> Result<()> {
+    fn write(&mut self, content: &Content) -> Result<()> {
+        let (loader, state) = (content.loader, content.state);
         let path = self.target.path.clone();
         let ids = Ids::random()?;
         self.step("writing the ESP", |disk| {
@@ -259,11 +285,13 @@ impl Writing<'_> {
             let tree = disk.target.folder_beside().map_err(|e| {
                 Error::failed("cannot make a folder for the data partition").because(e)
             })?;
-            staging::fill(tree.path(), releases, roots).map_err(|e| {
-                let disk = disk.target.path.display();
-                Error::failed(format!("{disk}: cannot gather the data partition's files"))
-                    .because(e)
-            })?;
+            staging::fill(tree.path(), content.releases, content.roots, content.enrol).map_err(
+                |e| {
+                    let disk = disk.target.path.display();
+                    Error::failed(format!("{disk}: cannot gather the data partition's files"))
+                        .because(e)
+                },
+            )?;
             data::make(&disk.target.path, disk.layout.data, tree.path())
         })?;
         // Only now does the disk look like one.
@@ -280,9 +308,7 @@ impl Writing<'_> {
                 .map_err(|e| cannot("write GRUB to", &path, e))?;
             disk.target.settle()
         })?;
-        self.step("reading back", |disk| {
-            disk.read_back(releases, loader, state, &path)
-        })
+        self.step("reading back", |disk| disk.read_back(content, &path))
     }
 
     fn step(&mut self, name: &str, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
@@ -297,13 +323,8 @@ impl Writing<'_> {
     }
 
     /// Reads everything that a boot needs from the disk, as a boot would find it.
-    fn read_back(
-        &mut self,
-        releases: &[ReleaseFolder],
-        loader: &Loader,
-        state: &BootState,
-        path: &Path,
-    ) -> Result<()> {
+    fn read_back(&mut self, content: &Content, path: &Path) -> Result<()> {
+        let (loader, state) = (content.loader, content.state);
         let wrong =
             |what: &str| Error::failed(format!("{}: {what} read back differently", path.display()));
         let mut file = self
@@ -330,7 +351,12 @@ impl Writing<'_> {
             return Err(wrong("the boot state"));
         }
         let data = Data::open(&file, path, self.layout.data)?;
-        for release in releases {
+        if let Some(enrol) = content.enrol
+            && data.read(&format!("/{}", enrolment::ON_NODE))? != enrol.bytes
+        {
+            return Err(wrong("the enrolment file"));
+        }
+        for release in content.releases {
             let folder = format!("/releases/{}", release.manifest.version);
             if data.read(&format!("{folder}/{}", name::MANIFEST))? != release.envelope_bytes {
                 return Err(wrong(name::MANIFEST));

@@ -1,7 +1,8 @@
 //! The folder from which the data partition is made.
 
+use super::enrolment::{self, EnrolFile};
 use crate::error::Result;
-use crate::files::{cannot, make_folder};
+use crate::files::{cannot, make_folder, write_new};
 use crate::release_folder::ReleaseFolder;
 use crate::trust::TrustFile;
 use cairn_release::name;
@@ -17,7 +18,12 @@ pub const ON_NODE: [&str; 3] = [name::MANIFEST, name::KERNEL, name::ROOT];
 ///
 /// # Errors
 /// If a file can't be copied.
-pub fn fill(tree: &Path, releases: &[ReleaseFolder], trust: &[TrustFile]) -> Result<()> {
+pub fn fill(
+    tree: &Path,
+    releases: &[ReleaseFolder],
+    trust: &[TrustFile],
+    enrol: Option<&EnrolFile>,
+) -> Result<()> {
     for folder in [
         "releases",
         "trust",
@@ -56,6 +62,9 @@ pub fn fill(tree: &Path, releases: &[ReleaseFolder], trust: &[TrustFile]) -> Res
             .join(format!("{}.dsse.json", file.trust.version));
         fs::write(&to, &file.bytes).map_err(|e| cannot("write", &to, e))?;
         set_mode(&to, 0o644)?;
+    }
+    if let Some(enrol) = enrol {
+        write_new(&tree.join(enrolment::ON_NODE), &enrol.bytes, 0o600)?;
     }
     // Whatever the umask of who builds is, a node's folders are the same.
     for entry in walkdir::WalkDir::new(tree)

@@ -274,16 +274,16 @@ impl Target {
             .map_err(|e| cannot("read back", &self.wanted, e.into()))
     }
 
-    /// The target is good: an image gets its name.
+    /// The target is good: an image gets its name, and this mode.
     ///
     /// # Errors
     /// If it can't be renamed.
-    pub fn keep(self) -> Result<()> {
+    pub fn keep(self, mode: u32) -> Result<()> {
         let Some(partial) = self.partial else {
             return Ok(());
         };
         use std::os::unix::fs::PermissionsExt as _;
-        fs::set_permissions(&partial, fs::Permissions::from_mode(0o644))
+        fs::set_permissions(&partial, fs::Permissions::from_mode(mode))
             .map_err(|e| cannot("write", &self.wanted, e))?;
         partial
             .persist_noclobber(&self.wanted)

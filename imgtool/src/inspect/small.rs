@@ -4,9 +4,9 @@ use super::{Finding, release};
 use crate::error::{Error, Result};
 use crate::keys::{self, KeyKind};
 use crate::loader::artefact::{self, Description};
-use crate::trust;
+use crate::{order, trust};
 use cairn_boot_state::block::{BootState, HEADER, Tries};
-use cairn_release::{Envelope, Manifest, TrustRoot, Version, manifest};
+use cairn_release::{DowngradeOrder, Envelope, Manifest, TrustRoot, Version, manifest};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +41,24 @@ fn envelope(path: &Path, bytes: &[u8]) -> Result<Finding> {
             Ok(Finding {
                 kind: "trust root",
                 value,
+                text,
+            })
+        }
+        cairn_release::order::PAYLOAD_TYPE => {
+            let order = DowngradeOrder::unsigned(&envelope).map_err(|e| cannot().because(e))?;
+            let signers: Vec<_> = envelope
+                .signatures
+                .iter()
+                .map(|s| s.keyid.short())
+                .collect();
+            let text = format!(
+                "{}signed by     {}\n",
+                order::text(&order),
+                signers.join(", ")
+            );
+            Ok(Finding {
+                kind: "downgrade order",
+                value: json!(order),
                 text,
             })
         }

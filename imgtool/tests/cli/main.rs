@@ -15,6 +15,8 @@ mod inspect;
 #[cfg(test)]
 mod keygen;
 #[cfg(test)]
+mod order;
+#[cfg(test)]
 mod publish;
 #[cfg(test)]
 mod secure_boot;

@@ -1,0 +1,135 @@
+//! Settings, in three steps: [fragments] (`*.toml` in several folders, the later wins by key) → [`Input`] (each key may be missing)
+//! → [`Settings`] (checked, with defaults).
+
+pub mod duration;
+pub mod fragments;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{link, metrics, outbox, rpc, telemetry, update};
+
+/// A setting has a value that can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {reason}")]
+pub struct Invalid {
+    /// The setting, as `link.keep-alive`.
+    pub key: String,
+    /// What was expected, and what was found.
+    pub reason: String,
+}
+
+impl Invalid {
+    /// Names the setting and what is wrong.
+    pub fn new(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// The configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A folder or a file can't be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A fragment isn't TOML, or says something that nobody understands.
+    #[error("{}{}: {reason}", path.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
+    Fragment {
+        /// Which one.
+        path: PathBuf,
+        /// Where in it.
+        line: Option<usize>,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A value can't be used.
+    #[error("{}{invalid}", path.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default())]
+    Value {
+        /// Which fragment says it, if it is one.
+        path: Option<PathBuf>,
+        /// What is wrong.
+        invalid: Invalid,
+    },
+}
+
+/// What fragments say.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Input {
+    /// Where the server is.
+    pub server: link::settings::ServerInput,
+    /// How to talk to it.
+    pub link: link::settings::Input,
+    /// What waits to be sent.
+    pub outbox: outbox::Input,
+    /// How often the node is measured.
+    pub telemetry: telemetry::Input,
+    /// Where metrics are served.
+    pub metrics: metrics::Input,
+    /// When and how the node updates.
+    pub update: update::Input,
+    /// What makes a release on trial good.
+    pub health: update::HealthInput,
+    /// What the server may ask for.
+    pub rpc: rpc::settings::Input,
+    /// What the server may have run, by name.
+    pub actions: BTreeMap<String, rpc::settings::ActionInput>,
+}
+
+/// What is in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// `[server]` and `[link]`.
+    pub link: link::settings::Settings,
+    /// `[outbox]`.
+    pub outbox: outbox::Settings,
+    /// `[telemetry]`.
+    pub telemetry: telemetry::Settings,
+    /// `[metrics]`.
+    pub metrics: metrics::Settings,
+    /// `[update]` and `[health]`.
+    pub update: update::Settings,
+    /// `[rpc]` and `[actions]`.
+    pub rpc: rpc::settings::Settings,
+}
+
+impl Settings {
+    /// Checks all sections.
+    ///
+    /// # Errors
+    /// Names the first setting that can't be used.
+    pub fn check(input: &Input) -> Result<Self, Invalid> {
+        Ok(Self {
+            link: link::settings::Settings::check(&input.server, &input.link)?,
+            outbox: outbox::Settings::check(&input.outbox)?,
+            telemetry: telemetry::Settings::check(&input.telemetry)?,
+            metrics: metrics::Settings::check(&input.metrics)?,
+            update: update::Settings::check(&input.update, &input.health)?,
+            rpc: rpc::settings::Settings::check(&input.rpc, &input.actions)?,
+        })
+    }
+}
+
+/// Reads the fragments in `folders`, and checks what they say together.
+///
+/// # Errors
+/// Names the file, and the key or the line.
+pub fn load(folders: &[PathBuf]) -> Result<(Input, Settings), ConfigError> {
+    let merged = fragments::read(folders)?;
+    let input = merged.input()?;
+    let settings = Settings::check(&input).map_err(|invalid| ConfigError::Value {
+        path: merged.origin(&invalid.key),
+        invalid,
+    })?;
+    Ok((input, settings))
+}

@@ -1,0 +1,46 @@
+//! The agent: it tells the control plane how a node is, does what it is asked, and updates the node.
+//!
+//! | Module | Owns |
+//! |---|---|
+//! | [`config`] | settings: fragments, what they say, what is made of it |
+//! | [`identity`] | the node's key and certificate: enrolment, renewal, recovery |
+//! | [`link`] | MQTT and HTTP to the server, and what it orders |
+//! | [`rpc`] | what the server may ask for |
+//! | [`outbox`] | what waits to be sent, on the disk |
+//! | [`telemetry`] | measuring the node; what it is |
+//! | [`metrics`] | Prometheus' text, and a listener for it |
+//! | [`diagnostics`] | what a person wants to see of a node that is far away |
+//! | [`clock`] | the time, as far as it is known |
+//! | [`files`] | small files that survive a power cut |
+//! | [`shutdown`] | telling tasks to end |
+//! | [`daemon`] | starts all of it, reloads, shuts down |
+//! | [`logging`] | where messages go
+//! | [`status`], [`socket`] | what a person at the console sees |
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::print_stdout,
+        clippy::print_stderr
+    )
+)]
+
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod diagnostics;
+pub mod files;
+pub mod identity;
+pub mod link;
+pub mod logging;
+pub mod metrics;
+pub mod outbox;
+pub mod rpc;
+pub mod shutdown;
+pub mod socket;
+pub mod status;
+pub mod telemetry;
+pub mod update;

@@ -1,0 +1,342 @@
+//! What the server orders: the release that this node shall run.
+//!
+//! The control plane's word is a document with an ETag; a shared attribute says that there is a new one. A stock ThingsBoard has no such
+//! document: there the order is read off the `fw_*` attributes. The last order is kept on the disk, so that a restart without
+//! a link isn't taken for an order withdrawn.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cairn_wire::attributes::Change;
+use cairn_wire::{Desired, Object, ReleaseOrder, desired};
+use rand::Rng;
+use tokio::sync::{Notify, watch};
+
+use super::backoff::Backoff;
+use super::health::Health;
+use super::{Http, LinkError, State};
+use crate::files;
+use crate::shutdown::Shutdown;
+
+/// The longest document, in bytes.
+const LIMIT: usize = 256 * 1024;
+/// The shared attributes that matter.
+pub const KEYS: [&str; 8] = [
+    desired::ATTRIBUTE,
+    "fw_title",
+    "fw_version",
+    "fw_tag",
+    "fw_size",
+    "fw_url",
+    "fw_checksum",
+    "fw_checksum_algorithm",
+];
+
+/// Gathers orders. Cheap to clone.
+#[derive(Clone)]
+pub struct Orders(Arc<Inner>);
+
+struct Inner {
+    file: PathBuf,
+    shared: Mutex<Object>,
+    order: watch::Sender<Option<ReleaseOrder>>,
+    look: Notify,
+    /// Whether the server has the document: then `fw_*` counts for nothing.
+    has_document: Mutex<Option<bool>>,
+}
+
+impl Orders {
+    /// With the last order that `folder` keeps.
+    pub fn open(folder: &std::path::Path) -> Self {
+        let file = folder.join("order.json");
+        let kept = files::read(&file, LIMIT as u64).ok().flatten();
+        let kept = kept
+            .and_then(|bytes| serde_json::from_slice::<Option<ReleaseOrder>>(&bytes).ok())
+            .flatten();
+        Self(Arc::new(Inner {
+            file,
+            shared: Mutex::default(),
+            order: watch::channel(kept).0,
+            look: Notify::new(),
+            has_document: Mutex::default(),
+        }))
+    }
+
+    /// The order in force.
+    pub fn watch(&self) -> watch::Receiver<Option<ReleaseOrder>> {
+        self.0.order.subscribe()
+    }
+
+    /// There may be a new document, or the server may be back.
+    pub fn look(&self) {
+        self.0.look.notify_one();
+    }
+
+    /// All shared attributes, as the server answered.
+    pub fn attributes(&self, shared: Object) {
+        *self.0.shared.lock().unwrap_or_else(PoisonError::into_inner) = only_known(shared);
+        self.after_attributes(true);
+    }
+
+    /// A change of shared attributes.
+    pub fn change(&self, change: Change) {
+        let mut revision = false;
+        {
+            let mut shared = self.0.shared.lock().unwrap_or_else(PoisonError::into_inner);
+            match change {
+                Change::Set(values) => {
+                    let values = only_known(values);
+                    revision = values.contains_key(desired::ATTRIBUTE);
+                    shared.extend(values);
+                }
+                Change::Deleted(names) => names.iter().for_each(|name| {
+                    shared.remove(name);
+                }),
+            }
+        }
+        self.after_attributes(revision);
+    }
+
+    fn after_attributes(&self, look: bool) {
+        if look {
+            self.look();
+        }
+        if self.has_document() == Some(false) {
+            self.follow_firmware();
+        }
+    }
+
+    fn has_document(&self) -> Option<bool> {
+        *self
+            .0
+            .has_document
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn follow_firmware(&self) {
+        let order = ReleaseOrder::from_firmware(
+            &self.0.shared.lock().unwrap_or_else(PoisonError::into_inner),
+        );
+        // Attributes come in parts; an order that is half there isn't one withdrawn.
+        let none_at_all = !self
+            .0
+            .shared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .any(|key| key.starts_with("fw_"));
+        if order.is_some() || none_at_all {
+            self.set(order);
+        }
+    }
+
+    fn document(&self, has: bool) {
+        *self
+            .0
+            .has_document
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(has);
+    }
+
+    fn set(&self, order: Option<ReleaseOrder>) {
+        if *self.0.order.borrow() == order {
+            return;
+        }
+        match serde_json::to_vec(&order)
+            .map_err(std::io::Error::from)
+            .and_then(|json| files::replace(&self.0.file, &json))
+        {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(file = %self.0.file.display(), %error, "cannot keep the order")
+            }
+        }
+        match &order {
+            Some(order) => tracing::info!(order = %order.id, release = %order.version, "ordered"),
+            None => tracing::info!("no release is ordered"),
+        }
+        self.0.order.send_replace(order);
+    }
+
+    /// Asks for the document when told to look, and every `poll`. While the server is away it is asked again, ever more rarely.
+    pub async fn run(
+        self,
+        http: Http,
+        health: Health,
+        poll: Duration,
+        mut backoff: Backoff,
+        refused: Arc<Notify>,
+        mut shutdown: Shutdown,
+    ) {
+        let mut etag: Option<String> = None;
+        loop {
+            let pause = if http.has_control_plane() {
+                match self.fetch(&http, &mut etag).await {
+                    Ok(()) => {
+                        health.http(State::Up);
+                        backoff.reset();
+                        poll.mul_f64(rand::thread_rng().gen_range(0.8..=1.2))
+                    }
+                    Err(error) => self.trouble(&error, &health, &mut backoff, &refused),
+                }
+            } else {
+                self.document(false);
+                self.follow_attributes_if_any();
+                poll
+            };
+            tokio::select! {
+                () = shutdown.requested() => return,
+                () = self.0.look.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    fn follow_attributes_if_any(&self) {
+        if !self
+            .0
+            .shared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+        {
+            self.follow_firmware();
+        }
+    }
+
+    fn trouble(
+        &self,
+        error: &LinkError,
+        health: &Health,
+        backoff: &mut Backoff,
+        refused: &Notify,
+    ) -> Duration {
+        tracing::debug!(%error, "the desired document");
+        if error.refused() {
+            refused.notify_one();
+        }
+        if let LinkError::Status {
+            retry_after: Some(asked),
+            ..
+        } = error
+        {
+            health.hold(*asked);
+        }
+        let asked = match error {
+            LinkError::Status {
+                retry_after,
+                status,
+                ..
+            } => {
+                if *status == 404 {
+                    self.document(false);
+                    self.follow_attributes_if_any();
+                }
+                health.http(if *status == 404 {
+                    State::Up
+                } else {
+                    State::ServerFailing(error.to_string())
+                });
+                *retry_after
+            }
+            // A server that refuses was reached.
+            LinkError::Answer { .. } | LinkError::Transport { .. }
+                if error.refused() || matches!(error, LinkError::Answer { .. }) =>
+            {
+                health.http(State::ServerFailing(error.to_string()));
+                None
+            }
+            _ => {
+                health.http(State::Down(error.to_string()));
+                None
+            }
+        };
+        backoff.next(asked)
+    }
+
+    async fn fetch(&self, http: &Http, etag: &mut Option<String>) -> Result<(), LinkError> {
+        const PATH: &str = "/v1/me/desired";
+        let known = etag.clone();
+        let headers: Vec<(&str, &str)> = known
+            .as_deref()
+            .map(|tag| ("if-none-match", tag))
+            .into_iter()
+            .collect();
+        let response = http.get(PATH, None, &headers).await?;
+        self.document(true);
+        if response.status == 304 {
+            return Ok(());
+        }
+        let tag = response.etag.clone();
+        let body = response.bytes(LIMIT).await?;
+        let desired: Desired =
+            serde_json::from_slice(&body).map_err(|error| LinkError::Answer {
+                url: PATH.to_owned(),
+                reason: format!("expected the desired state: {error}"),
+            })?;
+        self.set(desired.release);
+        *etag = tag;
+        Ok(())
+    }
+}
+
+fn only_known(mut values: Object) -> Object {
+    values.retain(|key, _| KEYS.contains(&key.as_str()));
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn firmware() -> Object {
+        let json = serde_json::json!({
+            "fw_title": "os", "fw_version": "2.0", "fw_tag": "2", "fw_url": "https://cp/releases/stable/2.0",
+            "fw_checksum": "ab".repeat(32), "fw_checksum_algorithm": "SHA256", "other": 1,
+        });
+        json.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn a_stock_server_orders_by_firmware_attributes() {
+        let folder = tempfile::tempdir().unwrap();
+        let orders = Orders::open(folder.path());
+        orders.document(false);
+        orders.attributes(firmware());
+        let order = orders.watch().borrow().clone().unwrap();
+        assert_eq!(order.version.as_str(), "2.0");
+
+        // It outlives the program.
+        assert_eq!(
+            *Orders::open(folder.path()).watch().borrow(),
+            Some(order.clone())
+        );
+
+        // Half of a change is no withdrawal; all of it gone is.
+        orders.change(Change::Deleted(vec!["fw_checksum".into()]));
+        assert!(orders.watch().borrow().is_some());
+        orders.change(Change::Deleted(
+            KEYS.iter().map(|&key| key.to_owned()).collect(),
+        ));
+        assert!(orders.watch().borrow().is_none());
+    }
+
+    #[test]
+    fn with_a_control_plane_firmware_attributes_order_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let orders = Orders::open(folder.path());
+        orders.attributes(firmware());
+        orders.document(true);
+        orders.change(Change::Set(firmware()));
+        assert!(orders.watch().borrow().is_none());
+    }
+
+    #[test]
+    fn a_damaged_file_is_no_order() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("order.json"), b"{half").unwrap();
+        assert!(Orders::open(folder.path()).watch().borrow().is_none());
+    }
+}

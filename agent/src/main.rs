@@ -1,0 +1,257 @@
+//! `cairn-agent`: the daemon, and what a person at the console needs of it.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use cairn_agent::daemon::{self, Paths};
+use cairn_agent::identity::keeper::Standing;
+use cairn_agent::identity::{Identity, key, request};
+use cairn_agent::outbox::Priority;
+use cairn_agent::socket::{self, Report, Request};
+use cairn_agent::{clock::Clock, config, files, logging, status};
+use clap::{Parser, Subcommand};
+use serde_json::json;
+
+/// Runs a node: tells the control plane how it is, does what it is asked, updates it.
+#[derive(Parser)]
+#[command(name = "cairn-agent", version)]
+struct Cli {
+    /// Folder of configuration fragments; may be given more than once, the later wins
+    #[arg(long, global = true, value_name = "DIR")]
+    config_dir: Vec<PathBuf>,
+    /// Where DATA is mounted
+    #[arg(long, global = true, value_name = "DIR", default_value = "/data")]
+    data: PathBuf,
+    /// Folder for what lives as long as the boot
+    #[arg(long, global = true, value_name = "DIR", default_value = "/run/cairn")]
+    run_dir: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the daemon
+    Run,
+    /// Shows how the node is
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Trades an enrolment file for a certificate
+    Enrol {
+        /// The file; else the one in the agent's folder or in /etc/cairn
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+    /// Shows the settings in force, without secrets
+    Config,
+    /// Shows an update's progress until it is interrupted
+    Watch,
+    /// Tells the control plane something; returns when it is on the disk
+    Report {
+        /// Telemetry as a JSON object, such as {"wear_percent": 12}
+        values: String,
+        /// What is dropped first if the outbox is full: event, fact or sample
+        #[arg(long, value_parser = priority, default_value = "sample")]
+        priority: Priority,
+    },
+    /// Forgets that a release failed here
+    Forgive {
+        /// Digest of its manifest's payload, as `status --json` shows it
+        release: cairn_release::Digest,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::start();
+    // An error means that it is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let daemon = matches!(cli.command, Command::Run);
+    match work(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if daemon => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            // There is nobody else to tell if stderr is closed.
+            let _ = writeln!(std::io::stderr(), "cairn-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(cli: Cli) -> anyhow::Result<()> {
+    let paths = Paths {
+        config: if cli.config_dir.is_empty() {
+            vec![
+                "/usr/lib/cairn/agent.d".into(),
+                "/etc/cairn/agent.d".into(),
+                cli.data.join("agent/agent.d"),
+            ]
+        } else {
+            cli.config_dir
+        },
+        data: cli.data,
+        run: cli.run_dir,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()
+        .context("cannot start the runtime")?;
+    let result = match cli.command {
+        Command::Run => runtime.block_on(daemon::run(paths)),
+        Command::Status { json } => runtime.block_on(show(&paths, json)),
+        Command::Enrol { file } => runtime.block_on(enrol(&paths, file)),
+        Command::Config => print(&toml::to_string(&config::load(&paths.config)?.0)?),
+        Command::Watch => runtime.block_on(watch(&paths)),
+        Command::Report { values, priority } => runtime.block_on(report(&paths, &values, priority)),
+        Command::Forgive { release } => runtime.block_on(forgive(&paths, release)),
+    };
+    // What is stuck in a file operation doesn't hold us.
+    runtime.shutdown_background();
+    result
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    let known = Priority::ALL
+        .into_iter()
+        .find(|priority| priority.as_str() == text);
+    known.ok_or_else(|| "expected event, fact or sample".to_owned())
+}
+
+async fn report(paths: &Paths, values: &str, priority: Priority) -> anyhow::Result<()> {
+    let values = serde_json::from_str(values).context("expected a JSON object of values")?;
+    let report = Report { values, priority };
+    report.check().map_err(anyhow::Error::msg)?;
+    let answer = socket::ask(&paths.socket(), &Request::Report(report)).await;
+    let answer = answer.context("cannot reach the agent")?;
+    match answer["error"].as_str() {
+        Some(error) => bail!("{error}"),
+        None => Ok(()),
+    }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Who reads has seen enough.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+async fn show(paths: &Paths, as_json: bool) -> anyhow::Result<()> {
+    let status = match socket::ask(&paths.socket(), &Request::Status).await {
+        Ok(status) => status,
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(error).context("only root may ask the agent");
+        }
+        Err(_) => without_agent(paths),
+    };
+    if as_json {
+        print(&format!("{status:#}\n"))
+    } else {
+        print(&status::for_people(&status))
+    }
+}
+
+/// What can be said when no agent runs: what lies on the disk.
+fn without_agent(paths: &Paths) -> serde_json::Value {
+    let clock = Clock::open(
+        &paths.agent(),
+        status::running(&paths.data).map_or(0, |manifest| manifest.created.unix()),
+    );
+    let standing = match Identity::load(&paths.identity()) {
+        Ok(identity) => Standing {
+            identity: identity.map(Into::into),
+            problem: None,
+        },
+        Err(error) => Standing {
+            identity: None,
+            problem: Some(error.to_string()),
+        },
+    };
+    json!({
+        "agent": env!("CARGO_PKG_VERSION"),
+        "running": false,
+        "standing": status::identity(&standing, &clock),
+        "time": status::time(&clock),
+        "boot": status::boot(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default()),
+        "releases": status::releases(&paths.data),
+        "last_boot_failure": status::last_boot_failure(&paths.data),
+    })
+}
+
+async fn enrol(paths: &Paths, file: Option<PathBuf>) -> anyhow::Result<()> {
+    if let Ok(Some(identity)) = Identity::load(&paths.identity()) {
+        bail!(
+            "the node is enrolled already, as {} of {}",
+            identity.device,
+            identity.server
+        );
+    }
+    let candidates = file.map_or_else(|| paths.enrol_files(), |file| vec![file]);
+    let path = candidates.iter().find(|path| path.exists());
+    let path = path.with_context(|| {
+        format!(
+            "there is no enrolment file; looked for {}",
+            candidates
+                .iter()
+                .map(|p| p.display().to_string())
+                .collect::<Vec<_>>()
+                .join(", ")
+        )
+    })?;
+    let text = files::read(path, 64 * 1024)?.unwrap_or_default();
+    let text =
+        String::from_utf8(text).with_context(|| format!("{}: expected text", path.display()))?;
+    // What serde would quote of the file may be the token.
+    let file: cairn_wire::enrol::EnrolFile = toml::from_str(&text)
+        .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), error.message()))?;
+    paths.make_agent()?;
+    let clock = Clock::open(&paths.agent(), 0);
+    let key = key::load_or_make(&paths.identity())?;
+    let identity = request::enrol(&file, &key, request::facts(), &clock).await?;
+    identity.store(&paths.identity())?;
+    if paths.enrol_files().contains(path) {
+        // The token is spent; a read-only system keeps the file, which does no harm.
+        let _ = files::remove(path);
+    }
+    // Without an agent there is nobody to tell.
+    let _ = socket::ask(&paths.socket(), &Request::Reload).await;
+    print(&format!(
+        "enrolled as {} of {}\n",
+        identity.device, identity.server
+    ))
+}
+
+async fn watch(paths: &Paths) -> anyhow::Result<()> {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    let stream = tokio::net::UnixStream::connect(paths.socket())
+        .await
+        .context("the agent doesn't run, or you aren't root")?;
+    let (reader, mut writer) = stream.into_split();
+    writer.write_all(b"{\"cmd\":\"watch\"}\n").await?;
+    let mut lines = BufReader::new(reader).lines();
+    while let Some(line) = lines.next_line().await? {
+        print(&format!("{line}\n"))?;
+    }
+    Ok(())
+}
+
+async fn forgive(paths: &Paths, release: cairn_release::Digest) -> anyhow::Result<()> {
+    let answer = socket::ask(&paths.socket(), &Request::Forgive { release })
+        .await
+        .context("the agent doesn't run, or you aren't root")?;
+    match answer.get("error").and_then(|error| error.as_str()) {
+        Some(error) => bail!("{error}"),
+        None => print("forgiven\n"),
+    }
+}

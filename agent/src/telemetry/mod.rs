@@ -1,0 +1,131 @@
+//! How the node is: measured on a schedule, and given to the outbox.
+//!
+//! A measurement is one record of flat values, a sample: `cpu_percent`, `load_1m`, `memory.available_bytes`, `swap.used_bytes`,
+//! `uptime_seconds`, `temperature_celsius` (the hottest sensor), `disk.<mount point>.used_percent`, `io.<disk>.written_bytes`,
+//! `net.<interface>.rx_bytes`, `agent.resident_bytes`, `outbox.records` and their like. Counters count since the boot; the receiver
+//! builds differences. What a machine doesn't have is left out, never 0.
+//!
+//! What a node *is* (release, slot, kernel, hardware) goes out as a fact when the agent starts and when it has changed.
+//!
+//! | Module | Owns |
+//! |---|---|
+//! | [`procfs`] | `/proc`'s texts |
+//! | [`collect`] | one measurement |
+//! | `facts` | what the node is |
+//! | `settings` | `[telemetry]` |
+
+pub mod collect;
+mod facts;
+pub mod procfs;
+mod settings;
+
+use std::time::Duration;
+
+use cairn_wire::Object;
+use rand::Rng;
+
+pub use collect::{Collector, Process, Sources};
+pub(crate) use facts::BOOT_FAILURES;
+pub use facts::facts;
+pub use settings::{Input, Settings};
+
+use crate::outbox::{Outbox, Priority};
+use crate::shutdown::Shutdown;
+
+/// Measures until `shutdown`. `more` gives facts that others know, as the boot state or the update under way; they are told when they change.
+pub async fn run(
+    settings: Settings,
+    outbox: Outbox,
+    sources: Sources,
+    more: impl Fn() -> Object + Send,
+    mut shutdown: Shutdown,
+) {
+    let mut collector = Collector::new(sources.clone());
+    let mut told = Object::new();
+    // A start of many nodes at once isn't to be heard as one.
+    let mut wait = late(settings.jitter);
+    loop {
+        let mut now = facts(&sources);
+        now.extend(more());
+        if now != told {
+            outbox.append(Priority::Fact, now.clone());
+            told = now;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = shutdown.requested() => return,
+        }
+        outbox.append(Priority::Sample, collector.collect(&outbox.stats()));
+        wait = settings.interval.saturating_sub(settings.jitter / 2) + late(settings.jitter);
+    }
+}
+
+fn late(most: Duration) -> Duration {
+    most.mul_f64(rand::thread_rng().gen_range(0.0..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::outbox;
+    use crate::shutdown;
+
+    #[tokio::test]
+    async fn facts_are_told_when_they_change_and_samples_again_and_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = outbox::Settings {
+            commit_interval: Duration::from_millis(1),
+            ..outbox::Settings::default()
+        };
+        let outbox = Outbox::open(
+            folder.path(),
+            &settings,
+            Clock::manual("b", 1_800_000_000, 0),
+        )
+        .unwrap();
+        let (trigger, shutdown) = shutdown::pair();
+        let quick = Settings {
+            interval: Duration::from_millis(20),
+            jitter: Duration::from_millis(2),
+        };
+        let more = || {
+            [("boot_good".to_owned(), "1.0".into())]
+                .into_iter()
+                .collect()
+        };
+        let task = tokio::spawn(run(
+            quick,
+            outbox.clone(),
+            Sources::system(Path::new("/data")),
+            more,
+            shutdown,
+        ));
+        let (mut facts, mut samples) = (0, 0);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while samples < 3 {
+            tokio::time::timeout_at(deadline, outbox.ready())
+                .await
+                .unwrap();
+            let Some(batch) = outbox.next_batch(60_000) else {
+                continue;
+            };
+            match batch.priority {
+                Priority::Fact => {
+                    facts += batch.len();
+                    assert_eq!(batch.records[0].values["boot_good"], "1.0");
+                }
+                _ => samples += batch.len(),
+            }
+            outbox.acked(batch);
+        }
+        trigger.pull();
+        tokio::time::timeout_at(deadline, task)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(facts, 1, "the facts didn't change");
+    }
+}

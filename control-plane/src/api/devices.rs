@@ -1,0 +1,269 @@
+//! Devices: list, show, change, revoke, remove.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::enrolment_tokens::check_labels;
+use super::{ApiError, Body, Page, PageQuery, Path, Query};
+use crate::app::App;
+use crate::people::{Need, audit, scope_type};
+use crate::registry::{self, Change, Filter};
+
+/// A device.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Device {
+    /// Its id, for ever.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// Its group.
+    pub group: String,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Whether it is connected.
+    pub online: bool,
+    /// When it last sent something, in seconds since 1970.
+    pub last_seen: Option<i64>,
+    /// When it was enrolled.
+    pub created: i64,
+    /// Since when it is shut out.
+    pub revoked: Option<i64>,
+    /// What it said of itself when it enrolled.
+    #[schema(value_type = Object)]
+    pub facts: cairn_wire::Object,
+}
+
+/// Which devices.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Wanted {
+    /// Only of this group.
+    group: Option<String>,
+    /// Only with this tag.
+    tag: Option<String>,
+    /// Only those that are connected, or that aren't.
+    online: Option<bool>,
+}
+
+/// What to change of a device.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceChange {
+    /// A new name.
+    name: Option<String>,
+    /// A new group.
+    group: Option<String>,
+    /// Tags to add.
+    #[serde(default)]
+    add_tags: Vec<String>,
+    /// Tags to take away.
+    #[serde(default)]
+    remove_tags: Vec<String>,
+}
+
+/// The routes.
+pub fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(show, change, remove))
+        .routes(routes!(revoke))
+}
+
+pub(super) fn unknown(id: &str) -> ApiError {
+    ApiError::not_found(format!(
+        "device {:?}",
+        id.chars().take(80).collect::<String>()
+    ))
+}
+
+fn view(app: &App, device: registry::Device) -> Device {
+    let online = app.sessions.online(&device.id);
+    let registry::Device {
+        id,
+        name,
+        group,
+        tags,
+        created,
+        facts,
+        revoked,
+        last_seen,
+        ..
+    } = device;
+    Device {
+        id,
+        name,
+        group,
+        tags,
+        online,
+        last_seen,
+        created,
+        revoked,
+        facts,
+    }
+}
+
+/// Devices by id.
+#[utoipa::path(get, path = "/v1/devices", tag = "devices", params(Wanted, PageQuery),
+    security(("token" = ["devices:read"])), responses((status = 200, body = Page<Device>)))]
+async fn list(
+    _: Need<scope_type::DevicesRead>,
+    State(app): State<App>,
+    Query(wanted): Query<Wanted>,
+    Query(page): Query<PageQuery>,
+) -> Result<Json<Page<Device>>, ApiError> {
+    let limit = page.limit()?;
+    let filter = Filter {
+        group: wanted.group,
+        tag: wanted.tag,
+        online: wanted.online,
+        after: page.cursor()?,
+        limit,
+    };
+    let devices = app
+        .store
+        .read::<_, ApiError, _>(move |connection| Ok(registry::list(connection, &filter)?))
+        .await?;
+    // A full page may be the last; then the next one is empty.
+    let last = devices
+        .last()
+        .map(|device| device.id.clone())
+        .filter(|_| devices.len() == limit);
+    Ok(Json(Page::new(
+        devices
+            .into_iter()
+            .map(|device| view(&app, device))
+            .collect(),
+        last,
+    )))
+}
+
+/// One device.
+#[utoipa::path(get, path = "/v1/devices/{id}", tag = "devices", params(("id" = String, Path)),
+    security(("token" = ["devices:read"])), responses((status = 200, body = Device)))]
+async fn show(
+    _: Need<scope_type::DevicesRead>,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<Device>, ApiError> {
+    let device = app
+        .store
+        .read::<_, ApiError, _>(move |connection| {
+            registry::get(connection, &id)?.ok_or_else(|| unknown(&id))
+        })
+        .await?;
+    Ok(Json(view(&app, device)))
+}
+
+/// Changes name, group or tags.
+#[utoipa::path(patch, path = "/v1/devices/{id}", tag = "devices", params(("id" = String, Path)), request_body = DeviceChange,
+    security(("token" = ["devices:write"])), responses((status = 200, body = Device)))]
+async fn change(
+    caller: Need<scope_type::DevicesWrite>,
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Body(wanted): Body<DeviceChange>,
+) -> Result<Json<Device>, ApiError> {
+    if wanted.add_tags.len() + wanted.remove_tags.len() > 100 {
+        return Err(ApiError::bad(
+            "too-many-tags",
+            "expected at most 100 tags at once",
+        ));
+    }
+    check_labels(
+        wanted
+            .add_tags
+            .iter()
+            .chain(&wanted.remove_tags)
+            .chain(&wanted.group),
+    )?;
+    if wanted.name.as_ref().is_some_and(|name| {
+        name.is_empty() || name.len() > 128 || name.chars().any(char::is_control)
+    }) {
+        return Err(ApiError::bad(
+            "bad-name",
+            "expected a name of one line, 1 to 128 bytes",
+        ));
+    }
+    let device = app
+        .store
+        .write::<_, ApiError, _>(move |tx| {
+            let detail = json!({
+                "name": wanted.name, "group": wanted.group, "add_tags": wanted.add_tags, "remove_tags": wanted.remove_tags,
+            });
+            let change = Change {
+                name: wanted.name,
+                group: wanted.group,
+                add_tags: wanted.add_tags,
+                remove_tags: wanted.remove_tags,
+            };
+            let device = registry::set(tx, &id, &change)?.ok_or_else(|| unknown(&id))?;
+            if device.tags.len() > 100 {
+                return Err(ApiError::bad("too-many-tags", "a device has at most 100 tags"));
+            }
+            audit(tx, &caller.who(), "device.change", &format!("device/{id}"), &detail)?;
+            Ok(device)
+        })
+        .await?;
+    Ok(Json(view(&app, device)))
+}
+
+/// Shuts a device out: its certificates, its key, and all other credentials. What it sent stays.
+#[utoipa::path(post, path = "/v1/devices/{id}/revoke", tag = "devices", params(("id" = String, Path)),
+    security(("token" = ["devices:write"])), responses((status = 204)))]
+async fn revoke(
+    caller: Need<scope_type::DevicesWrite>,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let device = id.clone();
+    app.store
+        .write::<_, ApiError, _>(move |tx| {
+            if !registry::revoke(tx, &id)? {
+                return Err(unknown(&id));
+            }
+            Ok(audit(
+                tx,
+                &caller.who(),
+                "device.revoke",
+                &format!("device/{id}"),
+                &json!({}),
+            )?)
+        })
+        .await?;
+    app.sessions.close(&device);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Forgets a device and everything that it sent. It can't come back but by a new enrolment.
+#[utoipa::path(delete, path = "/v1/devices/{id}", tag = "devices", params(("id" = String, Path)),
+    security(("token" = ["devices:write"])), responses((status = 204)))]
+async fn remove(
+    caller: Need<scope_type::DevicesWrite>,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let device = id.clone();
+    app.store
+        .write::<_, ApiError, _>(move |tx| {
+            if !registry::remove(tx, &id)? {
+                return Err(unknown(&id));
+            }
+            Ok(audit(
+                tx,
+                &caller.who(),
+                "device.remove",
+                &format!("device/{id}"),
+                &json!({}),
+            )?)
+        })
+        .await?;
+    app.sessions.close(&device);
+    super::device_data::remove_evidence(&app, &device).await;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,67 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{account, api_token, audit, call, device, login, release, rollout, token};
+
+/// The Cairn control plane for people and pipelines
+#[derive(Debug, Parser)]
+#[command(name = "cairnctl", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// Write results and errors as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Log in to a server, and keep the session
+    Login(login::Login),
+    /// End the session
+    Logout,
+    /// Who is logged in, where, and what they may do
+    Whoami,
+    /// Enrolment tokens: what a node trades for its first certificate
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Devices
+    #[command(subcommand)]
+    Device(device::Command),
+    /// Releases
+    #[command(subcommand)]
+    Release(release::Command),
+    /// Rollouts: which devices shall run which release
+    #[command(subcommand)]
+    Rollout(rollout::Command),
+    /// Call a device and wait for its own answer
+    Rpc(call::Rpc),
+    /// The last lines of a device's journal
+    Logs(call::Logs),
+    /// Accounts
+    #[command(subcommand)]
+    Account(account::Command),
+    /// API tokens, for pipelines
+    #[command(subcommand)]
+    ApiToken(api_token::Command),
+    /// The audit log
+    Audit(audit::Audit),
+    /// Write what a shell needs to complete this command line
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

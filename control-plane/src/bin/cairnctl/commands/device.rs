@@ -1,0 +1,315 @@
+//! Devices.
+
+use std::path::PathBuf;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{cell, field, moment};
+use crate::client::{Client, encode, part};
+use crate::error::{Error, Result};
+use crate::output::{self, Output, fields, table};
+
+/// What to do with devices.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// List devices
+    List {
+        /// Only of this group
+        #[arg(long)]
+        group: Option<String>,
+        /// Only with this tag
+        #[arg(long)]
+        tag: Option<String>,
+        /// Only those that are connected
+        #[arg(long)]
+        online: bool,
+        /// At most so many
+        #[arg(long, default_value_t = 1000, value_name = "N")]
+        limit: usize,
+    },
+    /// Show a device
+    Show {
+        /// The device's id
+        id: String,
+    },
+    /// Change a device's name, group or tags
+    Set {
+        /// The device's id
+        id: String,
+        /// What people call it
+        #[arg(long)]
+        name: Option<String>,
+        /// Its group
+        #[arg(long)]
+        group: Option<String>,
+        /// A tag to add (repeatable)
+        #[arg(long = "add-tag", value_name = "TAG")]
+        add_tags: Vec<String>,
+        /// A tag to take away (repeatable)
+        #[arg(long = "remove-tag", value_name = "TAG")]
+        remove_tags: Vec<String>,
+    },
+    /// Show a device's attributes, or set shared ones
+    Attributes {
+        /// The device's id
+        id: String,
+        /// Shared attributes to set, as KEY=JSON; KEY= deletes one (repeatable)
+        #[arg(long = "set", value_name = "KEY=JSON", value_parser = pair)]
+        set: Vec<(String, Value)>,
+    },
+    /// Show a device's telemetry: the newest value of each key, or the values of one
+    Telemetry {
+        /// The device's id
+        id: String,
+        /// The key
+        key: Option<String>,
+        /// The last so many values of the key
+        #[arg(long, default_value_t = 100, value_name = "N")]
+        last: usize,
+    },
+    /// What became of a device, in order
+    Timeline {
+        /// The device's id
+        id: String,
+        /// The last so many events
+        #[arg(long, default_value_t = 200, value_name = "N")]
+        last: usize,
+    },
+    /// List what a device has uploaded as evidence, or fetch one file
+    Evidence {
+        /// The device's id
+        id: String,
+        /// The file; written to stdout if --out isn't given
+        name: Option<String>,
+        /// Write the file there
+        #[arg(long, value_name = "FILE", requires = "name")]
+        out: Option<PathBuf>,
+    },
+    /// Shut a device out for good; what it sent stays
+    Revoke {
+        /// The device's id
+        id: String,
+    },
+    /// Forget a device and everything that it sent
+    Remove {
+        /// The device's id
+        id: String,
+    },
+}
+
+fn pair(text: &str) -> std::result::Result<(String, Value), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=JSON")?;
+    let value = match value {
+        "" => Value::Null,
+        // What is no JSON is meant as a string.
+        value => serde_json::from_str(value).unwrap_or_else(|_| value.into()),
+    };
+    Ok((key.to_owned(), value))
+}
+
+/// Runs `device`.
+///
+/// # Errors
+/// If the server can't be reached or says no.
+pub async fn run(command: Command, output: &Output) -> Result<()> {
+    let client = Client::open()?;
+    let device = |id: &str, rest: &str| format!("/v1/devices/{}{rest}", part(id));
+    match command {
+        Command::List {
+            group,
+            tag,
+            online,
+            limit,
+        } => {
+            let mut query = Vec::new();
+            query.extend(group.map(|group| ("group", group)));
+            query.extend(tag.map(|tag| ("tag", tag)));
+            if online {
+                query.push(("online", "true".into()));
+            }
+            let items = client.list("/v1/devices", &query, limit).await?;
+            output.result(&Value::from(items.clone()), || list(&items))
+        }
+        Command::Show { id } => {
+            let found = client.get(&device(&id, "")).await?;
+            output.result(&found, || show(&found))
+        }
+        Command::Set {
+            id,
+            name,
+            group,
+            add_tags,
+            remove_tags,
+        } => {
+            if name.is_none() && group.is_none() && add_tags.is_empty() && remove_tags.is_empty() {
+                return Err(Error::new("nothing to change")
+                    .hint("give --name, --group, --add-tag or --remove-tag"));
+            }
+            let body = json!({ "name": name, "group": group, "add_tags": add_tags, "remove_tags": remove_tags });
+            let changed = client.with(Method::PATCH, &device(&id, ""), &body).await?;
+            output.result(&changed, || show(&changed))
+        }
+        Command::Attributes { id, set } => {
+            if !set.is_empty() {
+                let shared: serde_json::Map<_, _> = set.into_iter().collect();
+                client
+                    .with(
+                        Method::PATCH,
+                        &device(&id, "/attributes"),
+                        &json!({ "shared": shared }),
+                    )
+                    .await?;
+            }
+            let found = client.get(&device(&id, "/attributes")).await?;
+            output.result(&found, || attributes(&found))
+        }
+        Command::Telemetry { id, key, last } => {
+            let mut query = vec![("limit", last.to_string())];
+            query.extend(key.map(|key| ("key", key)));
+            let page = client
+                .get(&device(&id, &format!("/telemetry?{}", encode(&query))))
+                .await?;
+            let items = field(&page, "items").clone();
+            output.result(&items, || {
+                let rows: Vec<_> = rows(&items)
+                    .map(|s| vec![millis(field(s, "ts")), cell(s, "key"), cell(s, "value")])
+                    .collect();
+                table(&["TIME", "KEY", "VALUE"], &rows)
+            })
+        }
+        Command::Timeline { id, last } => {
+            let page = client
+                .get(&device(&id, &format!("/timeline?last={last}")))
+                .await?;
+            let items = field(&page, "items").clone();
+            output.result(&items, || {
+                let rows: Vec<_> = rows(&items)
+                    .map(|e| vec![millis(field(e, "time")), cell(e, "kind"), cell(e, "text")])
+                    .collect();
+                table(&["TIME", "KIND", "WHAT"], &rows)
+            })
+        }
+        Command::Evidence { id, name: None, .. } => {
+            let page = client.get(&device(&id, "/evidence")).await?;
+            let items = field(&page, "items").clone();
+            output.result(&items, || {
+                let size = |e: &Value| output::bytes(field(e, "size").as_u64().unwrap_or(0));
+                let rows: Vec<_> = rows(&items)
+                    .map(|e| vec![moment(e, "time"), size(e), cell(e, "name")])
+                    .collect();
+                table(&["TIME", "SIZE", "NAME"], &rows)
+            })
+        }
+        Command::Evidence {
+            id,
+            name: Some(name),
+            out,
+        } => {
+            let path = device(&id, &format!("/evidence/{}", part(&name)));
+            let bytes = client.bytes(client.request(Method::GET, &path)).await?;
+            match out {
+                None => output.bytes(&bytes),
+                Some(path) => {
+                    std::fs::write(&path, &bytes).map_err(|error| {
+                        Error::new(format!("cannot write {}", path.display())).because(error)
+                    })?;
+                    let value = json!({ "out": path, "size": bytes.len() });
+                    output.result(&value, || {
+                        format!("{} bytes in {}", bytes.len(), path.display())
+                    })
+                }
+            }
+        }
+        Command::Revoke { id } => {
+            client.post(&device(&id, "/revoke"), &json!({})).await?;
+            output.result(&json!({ "revoked": id }), || format!("revoked {id}"))
+        }
+        Command::Remove { id } => {
+            client.delete(&device(&id, "")).await?;
+            output.result(&json!({ "removed": id }), || format!("removed {id}"))
+        }
+    }
+}
+
+fn rows(items: &Value) -> impl Iterator<Item = &Value> {
+    items.as_array().into_iter().flatten()
+}
+
+/// A moment in milliseconds since 1970.
+fn millis(value: &Value) -> String {
+    value
+        .as_i64()
+        .and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok())
+        .map_or_else(|| "-".into(), |moment| format!("{moment:.3}"))
+}
+
+fn status(device: &Value) -> &'static str {
+    match (
+        field(device, "revoked").is_null(),
+        field(device, "online").as_bool(),
+    ) {
+        (false, _) => "revoked",
+        (true, Some(true)) => "online",
+        _ => "offline",
+    }
+}
+
+fn list(items: &[Value]) -> String {
+    let rows: Vec<_> = items
+        .iter()
+        .map(|d| {
+            vec![
+                cell(d, "id"),
+                status(d).into(),
+                cell(d, "group"),
+                cell(d, "tags"),
+                moment(d, "last_seen"),
+                cell(d, "name"),
+            ]
+        })
+        .collect();
+    table(
+        &["ID", "STATE", "GROUP", "TAGS", "LAST SEEN", "NAME"],
+        &rows,
+    )
+}
+
+fn show(device: &Value) -> String {
+    let mut text = fields(&[
+        ("id", cell(device, "id")),
+        ("name", cell(device, "name")),
+        ("state", status(device).into()),
+        ("group", cell(device, "group")),
+        ("tags", cell(device, "tags")),
+        ("enrolled", moment(device, "created")),
+        ("last seen", moment(device, "last_seen")),
+    ]);
+    if !field(device, "revoked").is_null() {
+        text.push_str(&fields(&[("revoked", moment(device, "revoked"))]));
+    }
+    text.push_str(&section("facts", field(device, "facts")));
+    text
+}
+
+fn attributes(found: &Value) -> String {
+    ["client", "shared", "server"]
+        .iter()
+        .map(|scope| section(scope, field(found, scope)))
+        .collect()
+}
+
+fn section(name: &str, object: &Value) -> String {
+    let Some(object) = object.as_object().filter(|object| !object.is_empty()) else {
+        return String::new();
+    };
+    let mut text = format!("{name}:\n");
+    for (key, value) in object {
+        text.push_str(&format!(
+            "  {} = {}\n",
+            output::clean(key),
+            output::clean(&value.to_string())
+        ));
+    }
+    text
+}

@@ -1,0 +1,66 @@
+//! The commands, one file a subject.
+
+pub mod account;
+pub mod api_token;
+pub mod audit;
+pub mod call;
+pub mod device;
+pub mod login;
+pub mod release;
+pub mod rollout;
+pub mod token;
+mod upload;
+
+use clap::CommandFactory as _;
+use serde_json::Value;
+
+use crate::cli::{Cli, Command};
+use crate::error::Result;
+use crate::output::Output;
+
+/// Runs a command.
+///
+/// # Errors
+/// If it fails.
+pub async fn run(command: Command, output: &Output) -> Result<()> {
+    match command {
+        Command::Login(login) => login.run(output).await,
+        Command::Logout => login::logout(output).await,
+        Command::Whoami => login::whoami(output).await,
+        Command::Token(command) => token::run(command, output).await,
+        Command::Device(command) => device::run(command, output).await,
+        Command::Release(command) => release::run(command, output).await,
+        Command::Rollout(command) => rollout::run(command, output).await,
+        Command::Rpc(rpc) => rpc.run(output).await,
+        Command::Logs(logs) => logs.run(output).await,
+        Command::Account(command) => account::run(command, output).await,
+        Command::ApiToken(command) => api_token::run(command, output).await,
+        Command::Audit(audit) => audit.run(output).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "cairnctl", &mut script);
+            output.bytes(&script)
+        }
+    }
+}
+
+/// A duration on the command line, as seconds.
+fn seconds(text: &str) -> std::result::Result<i64, String> {
+    let duration = cairn_control_plane::duration::parse(text).map_err(|error| error.to_string())?;
+    i64::try_from(duration.as_secs()).map_err(|error| error.to_string())
+}
+
+/// A field of an object; null if there is none.
+fn field<'v>(value: &'v Value, name: &str) -> &'v Value {
+    value.get(name).unwrap_or(&Value::Null)
+}
+
+/// A field as text in a cell.
+fn cell(value: &Value, name: &str) -> String {
+    crate::output::cell(field(value, name))
+}
+
+/// A field as a moment.
+fn moment(value: &Value, name: &str) -> String {
+    crate::output::moment(field(value, name))
+}

@@ -1,0 +1,58 @@
+//! What the server is told at its start.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The server's settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where everything is kept.
+    pub data: PathBuf,
+    /// The HTTPS listener.
+    pub https: SocketAddr,
+    /// The MQTT listener, TLS.
+    pub mqtt: SocketAddr,
+    /// The plain HTTP listener for health and metrics.
+    pub admin: SocketAddr,
+    /// Further names and addresses in the server's certificate.
+    pub names: Vec<String>,
+    /// `https://host:port` as devices and people reach it.
+    pub public_url: Option<String>,
+    /// `host:port` of MQTT as devices reach it.
+    pub public_mqtt: Option<String>,
+    /// Life of a device's certificate.
+    pub certificate_days: u32,
+    /// How long telemetry is kept.
+    pub telemetry_days: u32,
+    /// Open connections, MQTT and HTTPS each.
+    pub max_connections: usize,
+    /// From a connection's start to the end of its TLS handshake, and from there to the MQTT CONNECT.
+    pub handshake_timeout: Duration,
+    /// How long a provisioning connection may stay.
+    pub provision_timeout: Duration,
+    /// How long a shutdown waits for what is under way.
+    pub drain: Duration,
+}
+
+impl Config {
+    /// The defaults over a data folder: every listener on the loopback, ports free to choose.
+    pub fn new(data: PathBuf) -> Self {
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            data,
+            https: loopback,
+            mqtt: loopback,
+            admin: loopback,
+            names: Vec::new(),
+            public_url: None,
+            public_mqtt: None,
+            certificate_days: 90,
+            telemetry_days: 90,
+            max_connections: 200_000,
+            handshake_timeout: Duration::from_secs(20),
+            provision_timeout: Duration::from_secs(60),
+            drain: Duration::from_secs(5),
+        }
+    }
+}

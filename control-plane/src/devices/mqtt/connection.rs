@@ -1,0 +1,358 @@
+//! A device's connection, from CONNACK to its end.
+
+use std::time::Duration;
+
+use cairn_wire::Record;
+use cairn_wire::attributes::parse_set;
+use cairn_wire::topic::{self, FromDevice, Package};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use rumqttc::mqttbytes::QoS;
+use rumqttc::mqttbytes::v4::{
+    ConnAck, ConnectReturnCode, Packet, PubAck, Publish, SubAck, Subscribe, SubscribeReasonCode,
+};
+use std::sync::{Arc, LazyLock};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Closed;
+use super::answer::{self, Asked};
+use super::connect::refuse;
+use super::ingest::{self, BATCH, Item, Job, Message, Outcome};
+use super::wire::Wire;
+use crate::app::App;
+use crate::registry::{self, DeviceId};
+use crate::sessions::{End, Outlet, Push, Wants};
+use crate::store::StoreError;
+
+/// Jobs of one connection that may be under way; then its socket isn't read.
+const UNDER_WAY: usize = 8;
+/// KiB of messages of all connections that may be under way.
+const BUDGET_KIB: usize = 256 * 1024;
+/// Without a keep-alive a device may be silent for so long.
+const SILENCE: Duration = Duration::from_secs(600);
+/// How often `last_seen` is written at most.
+const SEEN: Duration = Duration::from_secs(60);
+
+static BUDGET: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(BUDGET_KIB)));
+
+struct Connection<'a> {
+    app: &'a App,
+    wire: Wire,
+    device: DeviceId,
+    outlet: Arc<Outlet>,
+    jobs: FuturesOrdered<Job>,
+    batch: Vec<Message>,
+    batch_bytes: usize,
+    seen: Instant,
+    heard: Instant,
+}
+
+pub(super) async fn serve(
+    app: &App,
+    wire: Wire,
+    device: DeviceId,
+    keep_alive: u16,
+    shutdown: &CancellationToken,
+) -> Closed {
+    // In the list first, then looked up: a revocation either finds it in the list or is found.
+    let outlet = app.sessions.connect(&device);
+    let (id, now) = (device.clone(), Instant::now());
+    let known = app
+        .store
+        .write::<_, StoreError, _>(move |tx| {
+            registry::seen(tx, &id, true)?;
+            Ok(registry::get(tx, &id)?.is_some_and(|device| device.revoked.is_none()))
+        })
+        .await;
+    let closed = match known {
+        Ok(true) => {
+            let silence = match keep_alive {
+                0 => SILENCE,
+                seconds => Duration::from_millis(u64::from(seconds) * 1500),
+            };
+            let connection = Connection {
+                app,
+                wire,
+                device: device.clone(),
+                outlet: Arc::clone(&outlet),
+                jobs: FuturesOrdered::new(),
+                batch: Vec::new(),
+                batch_bytes: 0,
+                seen: now,
+                heard: now,
+            };
+            // On the heap, so that the task of an idle connection isn't larger than it must be.
+            Box::pin(connection.run(silence, shutdown)).await
+        }
+        Ok(false) => refuse(wire, ConnectReturnCode::NotAuthorized, Closed::Refused).await,
+        Err(_) => refuse(wire, ConnectReturnCode::ServiceUnavailable, Closed::Storage).await,
+    };
+    tracing::debug!(device = %device, reason = closed.word(), "disconnected");
+    if app.sessions.disconnect(&device, &outlet) {
+        let gone = device.clone();
+        let written = app
+            .store
+            .write::<_, StoreError, _>(move |tx| registry::seen(tx, &gone, false))
+            .await;
+        if let Err(error) = written {
+            tracing::warn!(device = %device, %error, "can't note that a device has gone");
+        }
+    }
+    closed
+}
+
+impl Connection<'_> {
+    async fn run(mut self, silence: Duration, shutdown: &CancellationToken) -> Closed {
+        let closed = match self.talk(silence, shutdown).await {
+            Ok(never) => match never {},
+            Err(closed) => closed,
+        };
+        if closed != Closed::Gone {
+            self.finish().await;
+        }
+        self.wire.close(closed).await;
+        closed
+    }
+
+    async fn talk(
+        &mut self,
+        silence: Duration,
+        shutdown: &CancellationToken,
+    ) -> Result<std::convert::Infallible, Closed> {
+        self.wire.put(&Packet::ConnAck(ConnAck::new(
+            ConnectReturnCode::Success,
+            false,
+        )))?;
+        self.wire.send().await?;
+        tracing::debug!(device = %self.device, "connected");
+        self.app.rollouts.on_connect(&self.device);
+        // A client needn't wait for CONNACK: what it sent behind its CONNECT is here already.
+        self.read().await?;
+        let alarm = tokio::time::sleep(silence);
+        tokio::pin!(alarm);
+        loop {
+            let busy = self.jobs.len() >= UNDER_WAY || self.wire.is_full();
+            tokio::select! {
+                Some(outcome) = self.jobs.next(), if !self.jobs.is_empty() => self.done(outcome)?,
+                () = self.outlet.woken() => self.push()?,
+                filled = self.wire.fill(), if !busy => {
+                    filled?;
+                    self.heard = Instant::now();
+                    self.read().await?;
+                }
+                () = &mut alarm => {
+                    let quiet = self.heard.elapsed();
+                    // While it waits for us its silence is ours.
+                    if quiet >= silence && !busy {
+                        return Err(Closed::Silent);
+                    }
+                    alarm.as_mut().reset(Instant::now() + silence.saturating_sub(quiet).max(Duration::from_secs(1)));
+                }
+                () = shutdown.cancelled() => return Err(Closed::Shutdown),
+            }
+            self.wire.send().await?;
+        }
+    }
+
+    /// What is under way is awaited and acknowledged before the connection ends.
+    async fn finish(&mut self) {
+        while let Some(outcome) = self.jobs.next().await {
+            if self.done(outcome).is_err() {
+                break;
+            }
+        }
+    }
+
+    fn done(&mut self, outcome: Result<Outcome, tokio::task::JoinError>) -> Result<(), Closed> {
+        let outcome = outcome.map_err(|_| Closed::Storage)?;
+        for packet in outcome.acknowledge {
+            self.wire.put(&Packet::PubAck(PubAck::new(packet)))?;
+        }
+        for (wants, topic, payload) in outcome.send {
+            if self.outlet.wants(wants) {
+                let at_least_once = self.outlet.at_least_once(wants);
+                self.wire.publish(topic, payload, at_least_once)?;
+            }
+        }
+        match outcome.closed {
+            Some(closed) => Err(closed),
+            None => Ok(()),
+        }
+    }
+
+    fn push(&mut self) -> Result<(), Closed> {
+        match self.outlet.ended() {
+            Some(End::Superseded) => return Err(Closed::Superseded),
+            Some(End::Revoked) => return Err(Closed::Revoked),
+            Some(End::Slow) => return Err(Closed::Slow),
+            None => {}
+        }
+        while let Some(push) = self.outlet.next() {
+            let (topic, payload, wants) = match push {
+                Push::Attributes(payload) => {
+                    (topic::ATTRIBUTES.to_owned(), payload, Wants::ATTRIBUTES)
+                }
+                Push::Call { id, payload } => (topic::rpc_request(id), payload, Wants::CALLS),
+            };
+            let at_least_once = self.outlet.at_least_once(wants);
+            self.wire.publish(topic, payload, at_least_once)?;
+        }
+        Ok(())
+    }
+
+    /// Takes every whole packet of what was read.
+    async fn read(&mut self) -> Result<(), Closed> {
+        let result = loop {
+            match self.wire.packet() {
+                Ok(Some(packet)) => {
+                    if let Err(closed) = self.take(packet).await {
+                        break Err(closed);
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(closed) => break Err(closed),
+            }
+        };
+        // What came before a bad packet counts.
+        self.submit().await;
+        result
+    }
+
+    async fn take(&mut self, packet: Packet) -> Result<(), Closed> {
+        match packet {
+            Packet::Publish(publish) => self.published(publish).await,
+            // Messages are sent once; there is nothing to strike off.
+            Packet::PubAck(_) => Ok(()),
+            Packet::Subscribe(subscribe) => self.subscribe(&subscribe),
+            Packet::Unsubscribe(unsubscribe) => {
+                for filter in &unsubscribe.topics {
+                    if let Some(wants) = wants(filter) {
+                        self.outlet.unsubscribe(wants);
+                    }
+                }
+                self.wire
+                    .unsuback(unsubscribe.pkid, unsubscribe.topics.len())
+            }
+            Packet::PingReq => self.wire.put(&Packet::PingResp),
+            Packet::Disconnect => {
+                self.submit().await;
+                Err(Closed::Gone)
+            }
+            _ => Err(Closed::Malformed),
+        }
+    }
+
+    fn subscribe(&mut self, subscribe: &Subscribe) -> Result<(), Closed> {
+        let codes = subscribe
+            .filters
+            .iter()
+            .map(|filter| match wants(&filter.path) {
+                Some(wants) if topic::may_subscribe(&filter.path) => {
+                    let at_least_once = filter.qos != QoS::AtMostOnce;
+                    self.outlet.subscribe(wants, at_least_once);
+                    SubscribeReasonCode::Success(if at_least_once { QoS::AtLeastOnce } else { QoS::AtMostOnce })
+                }
+                _ => {
+                    tracing::info!(device = %self.device, filter = %filter.path, "a subscription was refused");
+                    SubscribeReasonCode::Failure
+                }
+            })
+            .collect();
+        self.wire
+            .put(&Packet::SubAck(SubAck::new(subscribe.pkid, codes)))
+    }
+
+    async fn published(&mut self, publish: Publish) -> Result<(), Closed> {
+        self.app.metrics.messages.inc();
+        let device = self.device.clone();
+        let malformed = move |error: &dyn std::fmt::Display| {
+            tracing::info!(device = %device, %error, "a message was refused");
+            Closed::Malformed
+        };
+        let packet = match publish.qos {
+            QoS::AtMostOnce => None,
+            QoS::AtLeastOnce => Some(publish.pkid),
+            QoS::ExactlyOnce => return Err(malformed(&"QoS 2 isn't served")),
+        };
+        let name = std::str::from_utf8(&publish.topic).map_err(|error| malformed(&error))?;
+        let topic = FromDevice::parse(name).map_err(|error| malformed(&error))?;
+        let item = match topic {
+            FromDevice::Telemetry => {
+                let records =
+                    Record::parse_all(&publish.payload).map_err(|error| malformed(&error))?;
+                crate::telemetry::check(&records).map_err(|error| malformed(&error))?;
+                Item::Telemetry(records)
+            }
+            FromDevice::Attributes => {
+                Item::Attributes(parse_set(&publish.payload).map_err(|error| malformed(&error))?)
+            }
+            topic => {
+                // In the order in which they came.
+                self.submit().await;
+                self.room().await?;
+                let asked = Asked {
+                    packet,
+                    topic,
+                    payload: publish.payload,
+                };
+                self.jobs
+                    .push_back(answer::answer(self.app, &self.device, asked));
+                return Ok(());
+            }
+        };
+        self.batch_bytes += publish.payload.len();
+        self.batch.push(Message { packet, item });
+        if self.batch.len() >= BATCH {
+            self.submit().await;
+        }
+        Ok(())
+    }
+
+    /// A read can hold more requests than may be under way.
+    async fn room(&mut self) -> Result<(), Closed> {
+        while self.jobs.len() >= 2 * UNDER_WAY {
+            if let Some(outcome) = self.jobs.next().await {
+                self.done(outcome)?;
+                self.wire.send().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts to store what was collected.
+    async fn submit(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let kib = (std::mem::take(&mut self.batch_bytes) / 1024 + 1).min(BUDGET_KIB);
+        let Ok(permit) = Arc::clone(&BUDGET)
+            .acquire_many_owned(u32::try_from(kib).unwrap_or(1))
+            .await
+        else {
+            return;
+        };
+        let seen = self.seen.elapsed() >= SEEN;
+        if seen {
+            self.seen = Instant::now();
+        }
+        let batch = std::mem::take(&mut self.batch);
+        self.jobs
+            .push_back(ingest::store(self.app, &self.device, batch, seen, permit));
+    }
+}
+
+/// What a filter is for; `None` if it is for nothing of ours.
+fn wants(filter: &str) -> Option<Wants> {
+    let is = |prefix: &str| filter.starts_with(prefix);
+    Some(match filter {
+        topic::ATTRIBUTES => Wants::ATTRIBUTES,
+        _ if is("v1/devices/me/attributes/response/") => Wants::ATTRIBUTE_ANSWERS,
+        _ if is("v1/devices/me/rpc/request/") => Wants::CALLS,
+        _ if is("v1/devices/me/rpc/response/") => Wants::CALL_ANSWERS,
+        _ if is("v2/fw/") => answer::wants(Package::Firmware),
+        _ if is("v2/sw/") => answer::wants(Package::Software),
+        _ => return None,
+    })
+}

@@ -1,0 +1,132 @@
+//! Telemetry and attributes. What came in one read is one job for the database; several jobs of a connection are under way at once,
+//! and messages are acknowledged in the order in which they came, each after its job is on the disk.
+
+use cairn_wire::{Object, Record};
+use rusqlite::Transaction;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
+
+use super::Closed;
+use crate::app::App;
+use crate::devices::now_ms;
+use crate::registry::attributes::{self, AttributeError, Scope};
+use crate::registry::{self, DeviceId};
+use crate::sessions::Wants;
+use crate::store::StoreError;
+use crate::telemetry::{self, Counts};
+
+/// Messages of one job.
+pub(super) const BATCH: usize = 512;
+
+/// What one message wants stored.
+pub(super) enum Item {
+    Telemetry(Vec<Record>),
+    Attributes(Object),
+}
+
+/// A message: its packet's number if it wants an acknowledgement.
+pub(super) struct Message {
+    pub(super) packet: Option<u16>,
+    pub(super) item: Item,
+}
+
+/// What became of messages, in their order.
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// Packets to acknowledge.
+    pub(super) acknowledge: Vec<u16>,
+    /// Messages to send, if the device subscribed for them.
+    pub(super) send: Vec<(Wants, String, bytes::Bytes)>,
+    /// The connection ends after these.
+    pub(super) closed: Option<Closed>,
+}
+
+/// Something under way; it goes on if the connection ends.
+pub(super) type Job = JoinHandle<Outcome>;
+
+/// Starts to store messages.
+pub(super) fn store(
+    app: &App,
+    device: &DeviceId,
+    messages: Vec<Message>,
+    seen: bool,
+    permit: OwnedSemaphorePermit,
+) -> Job {
+    let (app, device) = (app.clone(), device.clone());
+    tokio::spawn(async move {
+        let id = device.clone();
+        let received = now_ms();
+        let stored = app
+            .store
+            .write(move |tx| write(tx, &id, messages, received, seen))
+            .await;
+        drop(permit);
+        match stored {
+            Ok((outcome, counts)) => {
+                app.metrics.records.inc_by(counts.stored);
+                app.metrics.duplicates.inc_by(counts.duplicates);
+                outcome
+            }
+            Err(error) => {
+                tracing::error!(device = %device, %error, "messages can't be stored");
+                Outcome {
+                    closed: Some(Closed::Storage),
+                    ..Outcome::default()
+                }
+            }
+        }
+    })
+}
+
+fn write(
+    tx: &Transaction<'_>,
+    device: &DeviceId,
+    messages: Vec<Message>,
+    received: i64,
+    seen: bool,
+) -> Result<(Outcome, Counts), StoreError> {
+    let (mut outcome, mut counts) = (Outcome::default(), Counts::default());
+    for message in messages {
+        match message.item {
+            Item::Telemetry(records) => {
+                let more = telemetry::store(tx, device, &records, received)?;
+                counts.stored += more.stored;
+                counts.duplicates += more.duplicates;
+            }
+            Item::Attributes(values) => {
+                if let Err(error) = client_attributes(tx, device, &values)? {
+                    tracing::info!(device = %device, %error, "attributes were refused");
+                    outcome.closed = Some(Closed::Malformed);
+                    break;
+                }
+            }
+        }
+        outcome.acknowledge.extend(message.packet);
+    }
+    if seen {
+        registry::seen(tx, device, true)?;
+    }
+    Ok((outcome, counts))
+}
+
+/// Sets client attributes, all or none. The inner error is the device's fault.
+pub(crate) fn client_attributes(
+    tx: &Transaction<'_>,
+    device: &DeviceId,
+    values: &Object,
+) -> Result<Result<(), AttributeError>, StoreError> {
+    let run = |sql| -> Result<(), StoreError> {
+        tx.prepare_cached(sql)?.execute([])?;
+        Ok(())
+    };
+    run("SAVEPOINT attributes")?;
+    let result = match attributes::set(tx, device, Scope::Client, values) {
+        Err(AttributeError::Store(error)) => return Err(error),
+        result => result,
+    };
+    if result.is_err() {
+        run("ROLLBACK TO attributes")?;
+    }
+    run("RELEASE attributes")?;
+    Ok(result)
+}

@@ -1,0 +1,39 @@
+//! The control plane: one server for devices and people, and `cairnctl`.
+//!
+//! | Module | Owns |
+//! |---|---|
+//! | [`app`] | what every handler needs, in one handle |
+//! | [`config`] | what the server is told at its start |
+//! | [`server`] | listeners, start and shutdown |
+//! | [`tls`] | the server's certificate, and what a client's certificate says |
+//! | [`store`] | the database |
+//! | [`ca`] | the certificate authority |
+//! | [`registry`] | devices, their attributes, enrolment tokens, credentials |
+//! | [`sessions`] | which device is connected, and how to reach it |
+//! | [`devices`] | the device API over MQTT and HTTP |
+//! | [`telemetry`] | taking and reading telemetry |
+//! | [`metrics`] | what Prometheus reads |
+//! | [`people`] | accounts, logins, API tokens, the audit log |
+//! | [`api`] | REST for people |
+//! | [`releases`] | the release store |
+//! | [`rollouts`] | which device shall run which release |
+//! | [`duration`] | durations as people write them |
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod api;
+pub mod app;
+pub mod ca;
+pub mod config;
+pub mod devices;
+pub mod duration;
+pub mod metrics;
+pub mod people;
+pub mod registry;
+pub mod releases;
+pub mod rollouts;
+pub mod server;
+pub mod sessions;
+pub mod store;
+pub mod telemetry;
+pub mod tls;

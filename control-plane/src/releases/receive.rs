@@ -1,0 +1,101 @@
+//! Bytes of an upload, as they come.
+
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody as _};
+use axum::http::StatusCode;
+use futures_util::StreamExt as _;
+use tokio::io::AsyncWriteExt as _;
+
+use super::Releases;
+use super::upload::Progress;
+use crate::api::ApiError;
+
+/// How long a sender may be silent.
+const SILENCE: Duration = Duration::from_secs(60);
+
+impl Releases {
+    /// Takes bytes of a file from `offset` on, which must be where it ends. What came before the sender went away stays.
+    ///
+    /// # Errors
+    /// If there is no such file, the offset is another, or more comes than was stated.
+    pub async fn put(
+        &self,
+        id: &str,
+        file: &str,
+        offset: u64,
+        body: Body,
+    ) -> Result<Progress, ApiError> {
+        let state = self.state(id)?;
+        let Some((name, &size)) = state.sizes.get_key_value(file) else {
+            return Err(ApiError::not_found(format!(
+                "file {:?} in upload {id}",
+                file.chars().take(80).collect::<String>()
+            )));
+        };
+        let _turn = self.turn(id)?;
+        let path = self.upload_folder(id)?.join(name);
+        let mut out = tokio::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .await?;
+        let mut received = out.metadata().await?.len();
+        if offset != received {
+            return Err(ApiError::conflict(
+                "wrong-offset",
+                format!("{name} goes on at {received}, not at {offset}"),
+            ));
+        }
+        if body.size_hint().lower() > size - received.min(size) {
+            return Err(too_much(name, size));
+        }
+        let mut stream = body.into_data_stream();
+        let result = loop {
+            let chunk = match tokio::time::timeout(SILENCE, stream.next()).await {
+                Ok(None) => break Ok(()),
+                Ok(Some(Ok(chunk))) => chunk,
+                Ok(Some(Err(error))) => {
+                    break Err(ApiError::bad(
+                        "cut-off",
+                        format!("{name} was cut off: {error}"),
+                    ));
+                }
+                Err(_) => {
+                    let silent = format!("nothing more of {name} came for {} s", SILENCE.as_secs());
+                    break Err(ApiError::new(
+                        StatusCode::REQUEST_TIMEOUT,
+                        "too-slow",
+                        silent,
+                    ));
+                }
+            };
+            if received + chunk.len() as u64 > size {
+                break Err(too_much(name, size));
+            }
+            if let Err(error) = out.write_all(&chunk).await {
+                break Err(error.into());
+            }
+            received += chunk.len() as u64;
+        };
+        // Also after an error: what is counted as here must be here.
+        out.flush().await?;
+        if result.as_ref().is_err_and(|error| error.code == "too-much") {
+            // Who sends too much has another file in mind: none of it counts.
+            out.set_len(offset).await?;
+        }
+        result.map(|()| Progress {
+            name: name.clone(),
+            size,
+            received,
+        })
+    }
+}
+
+fn too_much(name: &str, size: u64) -> ApiError {
+    ApiError::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too-much",
+        format!("{name} has {size} bytes, and more came"),
+    )
+}

@@ -1,0 +1,89 @@
+//! Health and metrics over plain HTTP, for the machine itself and its Prometheus.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::store::StoreError;
+
+/// Requests at once.
+const AT_ONCE: usize = 64;
+/// A database that takes longer for nothing isn't ready.
+const READY: Duration = Duration::from_secs(5);
+/// The whole of a connection.
+const LIFE: Duration = Duration::from_secs(300);
+
+static PLACES: Semaphore = Semaphore::const_new(AT_ONCE);
+
+pub(super) async fn serve(app: App, listener: TcpListener, shutdown: CancellationToken) {
+    let router = Router::new()
+        .route("/healthz", get(|| std::future::ready("ok\n")))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(app);
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "an admin connection can't be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            () = shutdown.cancelled() => return,
+        };
+        let Ok(place) = PLACES.try_acquire() else {
+            continue;
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let stop = shutdown.clone();
+        tokio::spawn(async move {
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(10))
+                .max_headers(32)
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                _ = tokio::time::timeout(LIFE, connection) => {}
+                () = stop.cancelled() => {}
+            }
+            drop(place);
+        });
+    }
+}
+
+/// Ready: the database takes a change.
+async fn ready(State(app): State<App>) -> Response {
+    let asked = app
+        .store
+        .write::<_, StoreError, _>(|tx| Ok(tx.query_row("SELECT 1", [], |_| Ok(()))?));
+    match tokio::time::timeout(READY, asked).await {
+        Ok(Ok(())) => "ready\n".into_response(),
+        Ok(Err(error)) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("not ready: {error}\n"),
+        )
+            .into_response(),
+        Err(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: the database is too slow\n",
+        )
+            .into_response(),
+    }
+}
+
+async fn metrics(State(app): State<App>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], app.metrics.encode()).into_response()
+}

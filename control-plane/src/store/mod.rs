@@ -1,0 +1,233 @@
+//! The database: SQLite in `DATA/cairn.db`, behind closures.
+//!
+//! One thread writes. It takes whatever is waiting, runs each as a savepoint of one transaction, commits once, and only then
+//! tells them all: so an answer means that the change is on the disk, and thousands of small changes share one fsync. Readers have
+//! connections of their own (WAL) and never wait for the writer.
+//!
+//! SQL lives here and in the modules' `sql.rs` files, so that another engine can stand behind the same functions.
+
+mod migrate;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+/// Jobs that wait for the writer before callers are made to wait.
+const QUEUE: usize = 16_384;
+/// Jobs that share a transaction.
+const BATCH: usize = 2_048;
+/// Readers at once.
+const READERS: usize = 8;
+
+/// The database said no.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// An SQL error.
+    #[error("database: {0}")]
+    Sql(#[from] rusqlite::Error),
+    /// The writer has ended.
+    #[error("the database is closed")]
+    Closed,
+    /// The file can't be used.
+    #[error("cannot open the database {path}: {source}")]
+    Open {
+        /// The file.
+        path: String,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The file was written by a newer program.
+    #[error(
+        "the database {path} has schema {found}, this program knows up to {known}; use the newer program"
+    )]
+    Newer {
+        /// The file.
+        path: String,
+        /// Its version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+}
+
+type Job = Box<dyn FnOnce(&Transaction<'_>) -> After + Send>;
+/// Runs once the transaction is on the disk (`Ok`), or is lost.
+type After = Box<dyn FnOnce(Result<(), String>) + Send>;
+
+/// A handle; clones share the database.
+#[derive(Clone)]
+pub struct Store {
+    jobs: mpsc::Sender<Job>,
+    readers: Arc<Readers>,
+}
+
+struct Readers {
+    path: std::path::PathBuf,
+    turns: Semaphore,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Store {
+    /// Opens the database, makes it if there is none, brings its schema up to date, and starts the writer.
+    ///
+    /// # Errors
+    /// If the file can't be used or is of a newer program.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let open = |source| StoreError::Open {
+            path: path.display().to_string(),
+            source,
+        };
+        let mut connection = Connection::open(path).map_err(open)?;
+        // WAL with FULL: each commit is an fsync of the log.
+        connection.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+             PRAGMA busy_timeout = 5000; PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 4000;",
+        )
+        .map_err(open)?;
+        connection.set_prepared_statement_cache_capacity(256);
+        migrate::run(&mut connection, path)?;
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || writer(connection, queue))
+            .map_err(|_| StoreError::Closed)?;
+        Ok(Self {
+            jobs,
+            readers: Arc::new(Readers {
+                path: path.to_owned(),
+                turns: Semaphore::new(READERS),
+                idle: Mutex::default(),
+            }),
+        })
+    }
+
+    /// Changes something. Returns once the change is on the disk; an error undoes this change only.
+    ///
+    /// # Errors
+    /// The closure's own, or the database's.
+    pub async fn write<T, E, F>(&self, change: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let job: Job = Box::new(move |transaction| {
+            let result = savepoint(transaction, change);
+            Box::new(move |committed: Result<(), String>| {
+                let _ = sender.send(match committed {
+                    Ok(()) => result,
+                    Err(reason) => Err(E::from(StoreError::Sql(rusqlite::Error::SqliteFailure(
+                        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR),
+                        Some(reason),
+                    )))),
+                });
+            })
+        });
+        self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
+        receiver.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Reads something, on a thread that may block.
+    ///
+    /// # Errors
+    /// The closure's own, or the database's.
+    pub async fn read<T, E, F>(&self, query: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    {
+        // Without this a crowd of readers would be a crowd of threads and open files.
+        let _turn = self
+            .readers
+            .turns
+            .acquire()
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        let readers = Arc::clone(&self.readers);
+        tokio::task::spawn_blocking(move || {
+            let connection = readers.take()?;
+            let result = query(&connection);
+            readers.put(connection);
+            result
+        })
+        .await
+        .map_err(|_| StoreError::Closed)?
+    }
+}
+
+impl Readers {
+    fn take(&self) -> Result<Connection, StoreError> {
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        if let Some(connection) = idle {
+            return Ok(connection);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(Duration::from_secs(5))?;
+        connection.set_prepared_statement_cache_capacity(128);
+        Ok(connection)
+    }
+
+    fn put(&self, connection: Connection) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < READERS {
+            idle.push(connection);
+        }
+    }
+}
+
+fn savepoint<T, E: From<StoreError>>(
+    transaction: &Transaction<'_>,
+    change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+) -> Result<T, E> {
+    let run = |sql| {
+        transaction
+            .prepare_cached(sql)
+            .and_then(|mut s| s.execute([]))
+            .map_err(StoreError::from)
+    };
+    run("SAVEPOINT job")?;
+    let result = change(transaction);
+    if result.is_err() {
+        run("ROLLBACK TO job")?;
+    }
+    run("RELEASE job")?;
+    result
+}
+
+fn writer(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
+    while let Some(first) = queue.blocking_recv() {
+        let mut done = Vec::new();
+        // Immediate: another process (`cairn-control account add`) may write between a first read and a first write of ours.
+        let committed = match connection.transaction_with_behavior(TransactionBehavior::Immediate) {
+            Ok(transaction) => {
+                done.push(first(&transaction));
+                while done.len() < BATCH
+                    && let Ok(job) = queue.try_recv()
+                {
+                    done.push(job(&transaction));
+                }
+                transaction.commit().map_err(|error| error.to_string())
+            }
+            // The job is dropped, and its caller told so by its channel.
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = &committed {
+            tracing::error!(%error, jobs = done.len(), "a transaction was lost");
+        }
+        for after in done {
+            after(committed.clone());
+        }
+    }
+}

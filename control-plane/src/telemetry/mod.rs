@@ -1,0 +1,165 @@
+//! Telemetry: taking each record once, reading it back, and forgetting what is old.
+//!
+//! A record with an id counts once, however often it comes. One without is known by device, key and time: the same again is one.
+//! Values without a time get the server's, moved by a millisecond if the key has one there already, so that none is lost.
+
+mod prune;
+mod query;
+
+use cairn_wire::report::{self, UpdateReport};
+use cairn_wire::{Object, Record};
+use rusqlite::{Transaction, params};
+
+use crate::registry::attributes::MAX_KEY;
+use crate::rollouts::Rollouts;
+use crate::store::StoreError;
+
+pub use prune::prune;
+pub use query::{Latest, Sample, latest, series};
+
+/// Values that one record may have.
+pub const MAX_VALUES: usize = 1024;
+/// A time with more digits isn't one: the year 10000 in milliseconds.
+const MAX_TS: i64 = 253_402_300_800_000;
+
+/// What became of records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Stored.
+    pub stored: u64,
+    /// There before.
+    pub duplicates: u64,
+}
+
+/// Why records can't be stored, whatever the database says.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// A key.
+    #[error("a telemetry key is empty or longer than {MAX_KEY} bytes")]
+    Key,
+    /// Too many values.
+    #[error("a telemetry record has more than {MAX_VALUES} values")]
+    Values,
+    /// A time.
+    #[error("{0} is no time in milliseconds since 1970")]
+    Time(i64),
+    /// A record's number.
+    #[error("the record number {0} is too large")]
+    Number(u64),
+}
+
+/// Checks what the database would choke on.
+///
+/// # Errors
+/// If a record can't be stored.
+pub fn check(records: &[Record]) -> Result<(), Unusable> {
+    for record in records {
+        if record.values.len() > MAX_VALUES {
+            return Err(Unusable::Values);
+        }
+        if record
+            .values
+            .keys()
+            .any(|key| key.is_empty() || key.len() > MAX_KEY)
+        {
+            return Err(Unusable::Key);
+        }
+        if let Some(ts) = record.ts
+            && !(0..=MAX_TS).contains(&ts)
+        {
+            return Err(Unusable::Time(ts));
+        }
+        if let Some(id) = &record.id
+            && i64::try_from(id.seq).is_err()
+        {
+            return Err(Unusable::Number(id.seq));
+        }
+    }
+    Ok(())
+}
+
+/// Stores records of a device that came at `received` (milliseconds since 1970). Reports of updates among them go to the rollouts,
+/// in the same transaction.
+///
+/// # Errors
+/// The database's.
+pub fn store(
+    transaction: &Transaction<'_>,
+    device: &str,
+    records: &[Record],
+    received: i64,
+) -> Result<Counts, StoreError> {
+    let mut counts = Counts::default();
+    for record in records {
+        if let Some(id) = &record.id {
+            let new = transaction
+                .prepare_cached(
+                    "INSERT OR IGNORE INTO record (device, log, seq) VALUES (?1, ?2, ?3)",
+                )?
+                .execute(params![
+                    device,
+                    id.log,
+                    i64::try_from(id.seq).unwrap_or(i64::MAX)
+                ])?;
+            if new == 0 {
+                counts.duplicates += 1;
+                continue;
+            }
+        }
+        match record.ts {
+            Some(ts) => at(transaction, device, ts, &record.values)?,
+            None => unset(transaction, device, received, &record.values)?,
+        }
+        if let Some(value) = record.values.get(report::KEY) {
+            match serde_json::from_value::<UpdateReport>(value.clone()) {
+                Ok(report) => Rollouts::on_report(transaction, device, &report)?,
+                Err(error) => {
+                    tracing::warn!(device, %error, "an update report can't be read; kept as telemetry only")
+                }
+            }
+        }
+        counts.stored += 1;
+    }
+    Ok(counts)
+}
+
+fn at(
+    transaction: &Transaction<'_>,
+    device: &str,
+    ts: i64,
+    values: &Object,
+) -> Result<(), StoreError> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO sample (device, key, ts, value) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT DO UPDATE SET value = excluded.value",
+    )?;
+    for (key, value) in values {
+        statement.execute(params![device, key, ts, value.to_string()])?;
+    }
+    Ok(())
+}
+
+fn unset(
+    transaction: &Transaction<'_>,
+    device: &str,
+    received: i64,
+    values: &Object,
+) -> Result<(), StoreError> {
+    let mut insert = transaction.prepare_cached(
+        "INSERT OR IGNORE INTO sample (device, key, ts, value) VALUES (?1, ?2, ?3, ?4)",
+    )?;
+    for (key, value) in values {
+        let value = value.to_string();
+        if insert.execute(params![device, key, received, value])? > 0 {
+            continue;
+        }
+        let last: i64 = transaction
+            .prepare_cached("SELECT max(ts) FROM sample WHERE device = ?1 AND key = ?2")?
+            .query_row(params![device, key], |row| row.get(0))?;
+        insert.execute(params![device, key, last.saturating_add(1), value])?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

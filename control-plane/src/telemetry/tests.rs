@@ -1,0 +1,131 @@
+//! Each record counts once; what has no time is not lost; what is old goes.
+
+use cairn_wire::Record;
+
+use super::*;
+use crate::store::Store;
+
+fn open() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("cairn.db")).unwrap();
+    (dir, store)
+}
+
+async fn put(store: &Store, device: &'static str, payload: &'static str, received: i64) -> Counts {
+    let records = Record::parse_all(payload.as_bytes()).unwrap();
+    check(&records).unwrap();
+    store
+        .write::<_, StoreError, _>(move |tx| super::store(tx, device, &records, received))
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_record_with_an_id_counts_once_and_for_its_own_device() {
+    let (_dir, store) = open();
+    let one = r#"{"ts":5,"values":{"a":1},"cairn":{"log":"ab","seq":1}}"#;
+    let counts = |stored, duplicates| Counts { stored, duplicates };
+    assert_eq!(put(&store, "x", one, 9).await, counts(1, 0));
+    // The clock was set meanwhile; it is the same record.
+    let later = r#"{"ts":7,"values":{"a":1},"cairn":{"log":"ab","seq":1}}"#;
+    assert_eq!(put(&store, "x", later, 9).await, counts(0, 1));
+    assert_eq!(put(&store, "y", one, 9).await, counts(1, 0));
+    let other = r#"{"ts":7,"values":{"a":1},"cairn":{"log":"cd","seq":1}}"#;
+    assert_eq!(put(&store, "x", other, 9).await, counts(1, 0));
+    let found = store
+        .read::<_, StoreError, _>(|c| series(c, "x", "a", 10))
+        .await
+        .unwrap();
+    assert_eq!(
+        found.iter().map(|sample| sample.ts).collect::<Vec<_>>(),
+        [7, 5]
+    );
+}
+
+#[tokio::test]
+async fn values_without_a_time_keep_their_order_and_their_number() {
+    let (_dir, store) = open();
+    put(&store, "x", r#"[{"a":1},{"a":2},{"a":3,"b":1}]"#, 100).await;
+    // The clock of the server went back.
+    put(&store, "x", r#"{"a":4}"#, 100).await;
+    let found = store
+        .read::<_, StoreError, _>(|c| series(c, "x", "a", 10))
+        .await
+        .unwrap();
+    let found: Vec<_> = found
+        .iter()
+        .map(|sample| (sample.ts, sample.value.clone()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (103, 4.into()),
+            (102, 3.into()),
+            (101, 2.into()),
+            (100, 1.into())
+        ]
+    );
+    let newest = store
+        .read::<_, StoreError, _>(|c| latest(c, "x"))
+        .await
+        .unwrap();
+    let newest: Vec<_> = newest
+        .iter()
+        .map(|latest| (latest.key.as_str(), latest.ts))
+        .collect();
+    assert_eq!(newest, [("a", 103), ("b", 100)]);
+}
+
+#[tokio::test]
+async fn the_same_key_and_time_is_one_sample() {
+    let (_dir, store) = open();
+    put(&store, "x", r#"{"ts":5,"values":{"a":1}}"#, 9).await;
+    put(&store, "x", r#"{"ts":5,"values":{"a":2}}"#, 9).await;
+    let found = store
+        .read::<_, StoreError, _>(|c| series(c, "x", "a", 10))
+        .await
+        .unwrap();
+    assert_eq!(
+        found,
+        [Sample {
+            ts: 5,
+            value: 2.into()
+        }]
+    );
+}
+
+#[tokio::test]
+async fn what_is_old_goes_and_nothing_else() {
+    let (_dir, store) = open();
+    for device in ["x", "y"] {
+        put(
+            &store,
+            device,
+            r#"[{"ts":1,"values":{"a":1,"b":1}},{"ts":50,"values":{"a":2}}]"#,
+            9,
+        )
+        .await;
+    }
+    assert_eq!(prune(&store, 50).await.unwrap(), 4);
+    assert_eq!(prune(&store, 50).await.unwrap(), 0);
+    let left = store
+        .read::<_, StoreError, _>(|c| latest(c, "y"))
+        .await
+        .unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!((left[0].key.as_str(), left[0].ts), ("a", 50));
+}
+
+#[test]
+fn what_the_database_would_choke_on_is_refused() {
+    let record = |payload: &str| Record::parse_all(payload.as_bytes()).unwrap();
+    assert!(check(&record(r#"{"ts":-1,"values":{"a":1}}"#)).is_err());
+    assert!(check(&record(r#"{"ts":9223372036854775807,"values":{"a":1}}"#)).is_err());
+    assert!(check(&record(r#"{"":1}"#)).is_err());
+    assert!(
+        check(&record(
+            r#"{"values":{},"cairn":{"log":"a","seq":18446744073709551615}}"#
+        ))
+        .is_err()
+    );
+}

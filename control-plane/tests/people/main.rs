@@ -1,0 +1,12 @@
+//! People's side of the control plane, against a server that listens on the loopback, over TLS.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod cairnctl;
+mod device_data;
+mod release;
+mod scopes;
+mod serving;
+mod site;
+mod uploads;
+mod who;

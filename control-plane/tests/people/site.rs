@@ -1,0 +1,271 @@
+//! A server of its own for each test: the real program, in a folder of its own.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Once;
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+
+pub const PASSWORD: &str = "correct horse battery";
+
+pub struct Site {
+    pub folder: tempfile::TempDir,
+    server: Child,
+    pub url: String,
+    http: reqwest::Client,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: Value,
+}
+
+impl Answer {
+    pub fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+}
+
+fn start(data: &Path) -> (Child, String) {
+    let mut server = Command::new(env!("CARGO_BIN_EXE_cairn-control"))
+        .args([
+            "serve",
+            "--https",
+            "127.0.0.1:0",
+            "--mqtt",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--data",
+        ])
+        .arg(data)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let ready: Value = serde_json::from_str(&line).expect("the server says that it is ready");
+    (
+        server,
+        format!("https://{}", ready["https"].as_str().unwrap()),
+    )
+}
+
+fn roots(data: &Path) -> rustls::RootCertStore {
+    let ca = std::fs::read(data.join("ca/ca.pem")).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in x509_parser::pem::Pem::iter_from_buffer(&ca) {
+        roots.add(certificate.unwrap().contents.into()).unwrap();
+    }
+    roots
+}
+
+impl Site {
+    pub async fn start() -> Self {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let (server, url) = start(&data);
+        let tls = rustls::ClientConfig::builder()
+            .with_root_certificates(roots(&data))
+            .with_no_client_auth();
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .timeout(Duration::from_secs(60))
+            .build()
+            .unwrap();
+        let site = Self {
+            folder,
+            server,
+            url,
+            http,
+        };
+        site.add_account("root", "admin");
+        site
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Memory of the server in KiB.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.id())).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Ends the server as a power cut would, and starts it again.
+    pub fn kill_and_start(&mut self) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+        (self.server, self.url) = start(&self.data());
+    }
+
+    /// Runs `cairn-control` on the data, while the server runs.
+    pub fn control(&self, arguments: &[&str], stdin: &str) -> Output {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_cairn-control"))
+            .args(arguments)
+            .arg("--data")
+            .arg(self.data())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // One that refuses its arguments doesn't read.
+        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+        child.wait_with_output().unwrap()
+    }
+
+    pub fn add_account(&self, name: &str, role: &str) {
+        let done = self.control(
+            &["account", "add", name, "--role", role, "--password-stdin"],
+            PASSWORD,
+        );
+        assert!(
+            done.status.success(),
+            "{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+    }
+
+    pub fn set_trust(&self, file: &Path) {
+        let done = self.control(&["trust", "set", file.to_str().unwrap()], "");
+        assert!(
+            done.status.success(),
+            "{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+    }
+
+    pub fn request(&self, method: Method, path: &str, token: Option<&str>) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.url));
+        match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    pub async fn send(&self, request: RequestBuilder) -> Answer {
+        let response = request.send().await.unwrap();
+        let status = response.status();
+        let bytes = response.bytes().await.unwrap();
+        Answer {
+            status,
+            body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        }
+    }
+
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: Value,
+    ) -> Answer {
+        self.send(self.request(method, path, token).json(&body))
+            .await
+    }
+
+    pub async fn get(&self, path: &str, token: &str) -> Answer {
+        self.send(self.request(Method::GET, path, Some(token)))
+            .await
+    }
+
+    pub async fn post(&self, path: &str, token: &str, body: Value) -> Answer {
+        self.call(Method::POST, path, Some(token), body).await
+    }
+
+    pub async fn login(&self, account: &str) -> String {
+        let body = json!({ "account": account, "password": PASSWORD });
+        let answer = self.call(Method::POST, "/v1/login", None, body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body["token"].as_str().unwrap().to_owned()
+    }
+
+    /// An API token with these scopes.
+    pub async fn token(&self, session: &str, scopes: &[&str]) -> String {
+        let answer = self
+            .post("/v1/api-tokens", session, json!({ "scopes": scopes }))
+            .await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        answer.body["token"].as_str().unwrap().to_owned()
+    }
+
+    /// A device, as an enrolment would make it.
+    pub async fn device(&self, session: &str, name: &str) -> String {
+        self.enrol(session, name).await.0
+    }
+
+    /// A device, and a client that shows its certificate.
+    pub async fn enrol(&self, session: &str, name: &str) -> (String, reqwest::Client) {
+        let made = self
+            .post("/v1/enrolment-tokens", session, json!({ "tags": ["t"] }))
+            .await;
+        let key = rcgen::KeyPair::generate().unwrap();
+        let csr = rcgen::CertificateParams::default()
+            .serialize_request(&key)
+            .unwrap()
+            .pem()
+            .unwrap();
+        let body = json!({ "token": made.body["token"], "csr": csr, "name": name });
+        let answer = self.call(Method::POST, "/v1/enrol", None, body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let der = |pem: &str| {
+            let pems: Result<Vec<_>, _> =
+                x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes()).collect();
+            pems.unwrap()
+                .into_iter()
+                .map(|pem| rustls::pki_types::CertificateDer::from(pem.contents))
+                .collect::<Vec<_>>()
+        };
+        let chain = der(answer.body["certificate"].as_str().unwrap());
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        let tls = rustls::ClientConfig::builder()
+            .with_root_certificates(self.roots())
+            .with_client_auth_cert(chain, key)
+            .unwrap();
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .timeout(Duration::from_secs(60))
+            .build()
+            .unwrap();
+        (answer.body["device"].as_str().unwrap().to_owned(), http)
+    }
+
+    fn roots(&self) -> rustls::RootCertStore {
+        roots(&self.data())
+    }
+
+    pub async fn audit(&self, session: &str) -> Vec<(String, String, String)> {
+        let answer = self.get("/v1/audit?limit=1000", session).await;
+        let text = |entry: &Value, name: &str| entry[name].as_str().unwrap().to_owned();
+        let items = answer.body["items"].as_array().unwrap();
+        items
+            .iter()
+            .map(|e| (text(e, "who"), text(e, "action"), text(e, "subject")))
+            .collect()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}

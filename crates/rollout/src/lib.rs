@@ -1,0 +1,33 @@
+//! Rollouts, as pure functions: which devices get a release when, what their reports mean, and when to stop.
+//!
+//! A [`Rollout`] holds numbers only, never its devices: so one over 100,000 devices is as small as one over two. What is known of a
+//! device is an [`Assignment`], made when the device gets its slot and not before. The caller keeps both, hands them to [`step`]
+//! with an event and the time, stores what comes back and does the effects, all in one transaction.
+//!
+//! | Module | Owns |
+//! |---|---|
+//! | [`plan`] | what an operator asks for, and whether it makes sense |
+//! | [`selector`] | which devices |
+//! | [`quantity`] | counts, percentages and durations as people write them |
+//! | [`window`] | hours of the day |
+//! | [`device`] | one device in a rollout, and how it moves |
+//! | [`heard`] | what a device's report says about the release |
+//! | [`rollout`] | the whole: waves, soak, halt, pause, abort |
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod device;
+pub mod heard;
+pub mod plan;
+pub mod quantity;
+pub mod rollout;
+pub mod selector;
+pub mod window;
+
+pub use device::{Assignment, DeviceEvent, DeviceState, Reason};
+pub use heard::{Heard, Target};
+pub use plan::{Deadlines, Plan, PlanError};
+pub use quantity::{Rate, Seconds, Share};
+pub use rollout::{Counts, Effect, Event, Illegal, Rollout, Status, admit, step};
+pub use selector::Selector;
+pub use window::Window;
