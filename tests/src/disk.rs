@@ -108,6 +108,18 @@ impl Disk {
         Ok(fs::read(to)?)
     }
 
+    /// The permissions of a file of the DATA partition.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn data_file_mode(&self, path: &str) -> Result<u32> {
+        let stat = self.debugfs(&[], &format!("stat {}", quoted(path)))?;
+        let mode = stat.split_once("Mode:").map(|(_, rest)| rest.trim_start());
+        let mode = mode.and_then(|rest| rest.split_whitespace().next());
+        let mode = mode.context("debugfs says no mode")?;
+        Ok(u32::from_str_radix(mode, 8)?)
+    }
+
     /// The names in a folder of the DATA partition, sorted.
     ///
     /// # Errors

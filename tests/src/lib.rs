@@ -8,6 +8,11 @@
 //! | [`vm`] | a machine in QEMU, gone when it is dropped |
 //! | [`serial`] | its console: waiting for text, typing |
 //! | [`disk`] | a disk image: its partitions, files, faults and health |
+//! | [`swarm`] | many devices in one process, for benchmarks |
+//! | [`workshop`], [`fleet`] | programs, keys, packages and releases, made once |
+//! | [`site`], [`gate`] | a control plane, and the nodes' way to it |
+//! | [`node`] | a node: its disk, its machine, and what the control plane knows of it |
+//! | [`power_cut`] | what a power cut leaves of a disk, and whether it would boot |
 //! | [`tools`] | programs and folders of the host |
 //!
 //! Nothing here sleeps or skips: a test waits for a condition with a deadline,
@@ -17,17 +22,28 @@ pub mod addition;
 pub mod apt;
 pub mod convert;
 pub mod disk;
+pub mod fleet;
+pub mod gate;
+pub mod node;
+pub mod operator;
+pub mod own_packages;
 pub mod package;
 pub mod pacman_repo;
+pub mod power_cut;
 pub mod serial;
+pub mod site;
+pub mod swarm;
 pub mod test_package;
 pub mod tools;
 pub mod vm;
 pub mod workshop;
 
 pub use disk::Disk;
+pub use fleet::Fleet;
+pub use node::Node;
 pub use pacman_repo::PacmanRepo;
 pub use serial::Serial;
+pub use site::Site;
 pub use test_package::{ExtraRepo, TestPackage};
 pub use vm::{Firmware, Vm, Writes};
 pub use workshop::Workshop;

@@ -70,6 +70,7 @@ pub struct VmBuilder {
     cpus: u32,
     firmware: Firmware,
     disks: Vec<(PathBuf, Writes)>,
+    log: Option<PathBuf>,
     watchdog: bool,
     rtc: Option<String>,
     no_reboot: bool,
@@ -102,6 +103,14 @@ impl VmBuilder {
     #[must_use]
     pub fn disk(mut self, image: impl AsRef<Path>, writes: Writes) -> Self {
         self.disks.push((image.as_ref().to_owned(), writes));
+        self
+    }
+
+    /// Logs the writes and flushes of the first disk, a raw one that keeps its writes:
+    /// `log` becomes what [`crate::power_cut::log`] reads.
+    #[must_use]
+    pub fn log_writes(mut self, log: impl AsRef<Path>) -> Self {
+        self.log = Some(log.as_ref().to_owned());
         self
     }
 
@@ -142,6 +151,10 @@ impl VmBuilder {
         let setpriv = tools::require("setpriv")?;
         for (image, _) in &self.disks {
             File::open(image).with_context(|| format!("cannot open {}", image.display()))?;
+        }
+        if let Some(log) = &self.log {
+            // QEMU wants it to be there.
+            File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
         }
         let place = take_place()?;
         let scratch = TempDir::new()?;
@@ -200,6 +213,11 @@ impl VmBuilder {
             }
         }
         for (number, (image, writes)) in self.disks.iter().enumerate() {
+            if let (0, Some(log)) = (number, &self.log) {
+                add("-blockdev", logged(image, log));
+                add("-device", "virtio-blk-pci,drive=logged".into());
+                continue;
+            }
             let format = match image.extension() {
                 Some(extension) if extension == "qcow2" => "qcow2",
                 _ => "raw",
@@ -257,6 +275,22 @@ impl VmBuilder {
 fn file_option(options: &str, file: &Path) -> OsString {
     let file = file.to_string_lossy().replace(',', ",,");
     format!("{options}{file}").into()
+}
+
+/// A disk whose writes go to the image, and to the log as well.
+fn logged(image: &Path, log: &Path) -> OsString {
+    // QEMU flushes the log with each flush of the guest's; only a crash of the host
+    // would need that.
+    let log = file_option("log.cache.no-flush=on,log.driver=file,log.filename=", log);
+    let mut options =
+        OsString::from("driver=blklogwrites,node-name=logged,log-sector-size=512,discard=unmap,");
+    options.push(file_option(
+        "file.driver=file,file.discard=unmap,file.filename=",
+        image,
+    ));
+    options.push(",");
+    options.push(log);
+    options
 }
 
 fn first(files: &[&str]) -> Result<PathBuf> {
@@ -320,6 +354,7 @@ impl Vm {
             cpus: 2,
             firmware: Firmware::Bios,
             disks: Vec::new(),
+            log: None,
             watchdog: false,
             rtc: None,
             no_reboot: false,

@@ -200,6 +200,33 @@ fn a_place_that_takes_no_disk_is_named() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_token_goes_onto_the_disk_and_only_its_owner_reads_it() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bench = Bench::new()?;
+    let good = bench.workshop.release(GOOD);
+    let home = bench.home(User::Root);
+    let flash = || {
+        let more = ["--size", "1G", "--enrol", "enrol.toml"];
+        bench.flash(User::Root, &good, "disk.img", &more)
+    };
+    refuses!(bench, User::Root, "no_enrolment_file", flash());
+    let text = "server = \"https://c.example\"\nca = \"PEM\"\ntoken = \"s3cret\"\n";
+    fs::write(home.join("enrol.toml"), text.replace("token", "tokens"))?;
+    refuses!(bench, User::Root, "no_token", flash());
+
+    fs::write(home.join("enrol.toml"), text)?;
+    let output = flash().output()?;
+    assert!(output.status.success(), "{}", bench.text(&output));
+    assert!(!bench.text(&output).contains("s3cret"));
+    let image = home.join("disk.img");
+    assert_eq!(fs::metadata(&image)?.permissions().mode() & 0o777, 0o600);
+    let disk = cairn_tests::Disk::open(&image)?;
+    assert_eq!(disk.read_data_file("/agent/enrol.toml")?, text.as_bytes());
+    assert_eq!(disk.data_file_mode("/agent/enrol.toml")?, 0o600);
+    disk.fsck()
+}
+
 /// A loop device, which is nobody's once this is dropped.
 struct Loop(String);
 

@@ -1,5 +1,4 @@
-//! `make bench`: speed and size, each against a peer or a limit that is measured in
-//! the same run, since a machine's speed drifts.
+//! Building an image, against the bare tools; booting it, against a boot that verifies nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use cairn_system::Command;
 use cairn_tests::workshop::{GOOD, Programs, Workshop};
-use cairn_tests::{Disk, Firmware, PacmanRepo, Vm, Writes, tools};
+use cairn_tests::{Disk, Firmware, PacmanRepo, Vm, Writes};
 use regex::Regex;
 
 const BUILDS: usize = 3;
@@ -31,21 +30,15 @@ mkfs.erofs --quiet -T0 -zlz4hc root.erofs root >/dev/null
 mksquashfs kernel kernel.squashfs -noappend -quiet -no-progress -comp gzip -Xcompression-level "$level" >/dev/null
 "#;
 
-fn main() -> Result<()> {
+/// Measures a build and a boot.
+pub fn run() -> Result<()> {
     let programs = Programs::build(true)?;
     let repo = PacmanRepo::ensure()?;
-    let dir = tools::target_dir().canonicalize()?.join("bench");
-    if dir.exists() {
-        fs::remove_dir_all(&dir)?;
-    }
-    fs::create_dir_all(&dir)?;
+    let dir = super::folder("images")?;
     let workshop = Workshop::empty(&dir, programs, repo);
     workshop.make_keys()?;
     workshop.make_profile(&[])?;
-    println!(
-        "{} processors; {BUILDS} builds and {BOOTS} boots of each kind, in turn; medians\n",
-        std::thread::available_parallelism()?
-    );
+    println!("## Images: {BUILDS} builds and {BOOTS} boots of each kind, in turn; medians\n");
     build(&workshop)?;
     workshop.make_loader()?;
     boot(&workshop)
@@ -96,7 +89,11 @@ fn build(workshop: &Workshop) -> Result<()> {
         same.push(by_hand("6")?);
         default.push(by_hand("9")?);
     }
-    let (ours, same, default) = (median(&mut ours), median(&mut same), median(&mut default));
+    let (ours, same, default) = (
+        super::median(&mut ours),
+        super::median(&mut same),
+        super::median(&mut default),
+    );
     let report = last.context("no build ran")?;
     println!("imgtool build, signed, with verity, index, SBOM and initramfs   {ours:7.2} s");
     println!("  each step, those of the images side by side:");
@@ -143,7 +140,7 @@ fn boot(workshop: &Workshop) -> Result<()> {
             "root not verified",
         )?);
     }
-    let (with, without) = (median(&mut with), median(&mut without));
+    let (with, without) = (super::median(&mut with), super::median(&mut without));
     println!("kernel start to switch-root, verified                           {with:7.2} s");
     println!(
         "the same boot without signature and verity                      {without:7.2} s   ratio {:.2} (goal 1.15)",
@@ -233,9 +230,4 @@ fn kernel_to_switch(workshop: &Workshop, image: &Path, initrd: &Path, line: &str
     let seconds = matched.groups[1].parse()?;
     vm.cut_power();
     Ok(seconds)
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -1,14 +1,19 @@
-//! `make demo`: from packages to a verified boot, with nothing but the real parts,
-//! and a short report of what each step took.
+//! `make demo`: from packages to a verified boot, and from a control plane to a fleet that
+//! updates itself and falls back, with nothing but the real parts. At the end a report
+//! of what each step took, and of what each node went through.
+
+mod nodes;
+mod report;
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use cairn_tests::workshop::{GOOD, NEXT, Programs, Workshop};
 use cairn_tests::{Disk, Firmware, PacmanRepo, Vm, Writes, tools};
 use regex::Regex;
+use report::{Report, megabytes};
 
 const BOOT: Duration = Duration::from_secs(300);
 
@@ -19,6 +24,19 @@ fn main() -> Result<()> {
     }
     fs::create_dir_all(&dir)?;
     let mut report = Report::default();
+    let workshop = match std::env::args().nth(1).as_deref() {
+        None => image(&mut report, &dir)?,
+        // Only the second half, with the tests' own keys.
+        Some("nodes") => report.step("make the keys and the loader", Workshop::ensure)?,
+        Some(other) => bail!("there is no part {other:?}: expected nothing, or nodes"),
+    };
+    let timelines = nodes::run(&mut report, &dir, workshop)?;
+    report.print(&timelines);
+    Ok(())
+}
+
+/// Builds two releases, flashes a disk, boots both by UEFI; gives the keys and the loader.
+fn image(report: &mut Report, dir: &Path) -> Result<Workshop> {
     let programs = report.step("compile imgtool and the initramfs hook", || {
         Programs::build(true)
     })?;
@@ -27,7 +45,7 @@ fn main() -> Result<()> {
         PacmanRepo::ensure,
     )?;
     report.note(format!("{} packages", repo.packages().len()));
-    let workshop = Workshop::empty(&dir, programs, repo);
+    let workshop = Workshop::empty(dir, programs, repo);
     report.step("make the keys and the trust root", || workshop.make_keys())?;
     workshop.make_profile(&[("linux-qemu", "linux")])?;
 
@@ -77,11 +95,14 @@ fn main() -> Result<()> {
             .run()
     };
     choose(&["--trial", NEXT])?;
-    boot(&mut report, &disk, NEXT, "trial")?;
+    boot(report, &disk, NEXT, "trial")?;
     choose(&["--no-trial", "--good", GOOD])?;
-    boot(&mut report, &disk, GOOD, "good")?;
-    report.print(&image);
-    Ok(())
+    boot(report, &disk, GOOD, "good")?;
+    report.note(format!(
+        "{} boots by UEFI and by BIOS",
+        image.file_name().unwrap_or_default().display()
+    ));
+    Ok(workshop)
 }
 
 /// Boots by UEFI, tells the stations on the way, and switches off in order.
@@ -124,45 +145,4 @@ fn boot(report: &mut Report, disk: &Disk, version: &str, slot: &str) -> Result<(
         began.elapsed() - last,
     );
     Ok(())
-}
-
-#[derive(Default)]
-struct Report {
-    lines: Vec<(String, Duration, String)>,
-}
-
-impl Report {
-    fn step<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        eprintln!("demo: {name} …");
-        let began = Instant::now();
-        let value = work().with_context(|| format!("the demo failed at: {name}"))?;
-        self.add(name, began.elapsed());
-        Ok(value)
-    }
-
-    fn add(&mut self, name: &str, took: Duration) {
-        self.lines.push((name.to_owned(), took, String::new()));
-    }
-
-    /// Adds something to the step that ended last.
-    fn note(&mut self, text: String) {
-        if let Some(line) = self.lines.last_mut() {
-            line.2 = text;
-        }
-    }
-
-    fn print(&self, image: &Path) {
-        println!("\nFrom packages to a verified boot\n");
-        for (name, took, note) in &self.lines {
-            println!("  {:7.1} s  {name:52} {note}", took.as_secs_f64());
-        }
-        println!(
-            "\n{} boots by UEFI and by BIOS; {GOOD} is what it boots now.",
-            image.display()
-        );
-    }
-}
-
-fn megabytes(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
 }

@@ -1,0 +1,208 @@
+//! `cairn-control`, built for release, with an account.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use cairn_system::Command;
+use cairn_tests::tools;
+use serde_json::Value;
+
+const PASSWORD: &str = "a bench needs a password too";
+
+/// A running server; it ends with this.
+pub struct Server {
+    program: PathBuf,
+    /// Its folder.
+    pub data: PathBuf,
+    child: Child,
+    /// `https://…`.
+    pub url: String,
+    /// Its MQTT listener.
+    pub mqtt: SocketAddr,
+    https: SocketAddr,
+    /// The CA in PEM.
+    pub ca: String,
+}
+
+/// Builds both programs for release, and gives their folder.
+pub fn build() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    Command::new(env!("CARGO"))
+        .args(["build", "--release", "-p", "cairn-control-plane"])
+        .dir(root)
+        .timeout(Duration::from_secs(1800))
+        .run()?;
+    Ok(tools::target_dir().canonicalize()?.join("release"))
+}
+
+impl Server {
+    /// Builds and starts one.
+    pub fn start(dir: &Path) -> Result<Self> {
+        let program = build()?.join("cairn-control");
+        let data = dir.join("data");
+        Command::new(&program)
+            .args([
+                "account",
+                "add",
+                "bench",
+                "--role",
+                "admin",
+                "--password-stdin",
+                "--data",
+            ])
+            .arg(&data)
+            .stdin(PASSWORD)
+            .run()?;
+        let any: SocketAddr = "127.0.0.1:0".parse()?;
+        let (child, https, mqtt) = spawn(&program, &data, any, any)?;
+        let ca = fs::read_to_string(data.join("ca/ca.pem"))?;
+        let server = Self {
+            program,
+            data,
+            child,
+            url: format!("https://localhost:{}", https.port()),
+            mqtt,
+            https,
+            ca,
+        };
+        server
+            .ctl()
+            .args([
+                "login",
+                &server.url,
+                "--user",
+                "bench",
+                "--password-stdin",
+                "--ca",
+            ])
+            .arg(server.data.join("ca/ca.pem"))
+            .stdin(PASSWORD)
+            .run()?;
+        Ok(server)
+    }
+
+    /// Kills it with -9 and starts it again on the same ports; returns when it is ready.
+    pub fn kill_and_restart(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        (self.child, _, _) = spawn(&self.program, &self.data, self.https, self.mqtt)?;
+        Ok(())
+    }
+
+    /// A token for so many devices.
+    pub fn token(&self, uses: usize) -> Result<String> {
+        let file = self.data.join("enrol.toml");
+        self.ctl()
+            .args(["token", "create", "--uses", &uses.to_string(), "--out"])
+            .arg(&file)
+            .run()?;
+        let text = fs::read_to_string(&file)?;
+        let token = text.lines().find_map(|line| line.strip_prefix("token = "));
+        Ok(token
+            .context("no token in the file")?
+            .trim_matches('"')
+            .to_owned())
+    }
+
+    /// Its resident memory in bytes.
+    pub fn resident(&self) -> Result<u64> {
+        resident(self.child.id())
+    }
+
+    /// How many devices are online.
+    pub fn online(&self) -> Result<usize> {
+        let list = self
+            .ctl()
+            .args(["device", "list", "--online", "--json"])
+            .run()?;
+        let list: Value = serde_json::from_slice(&list.stdout)?;
+        let devices = list
+            .as_array()
+            .or_else(|| list["devices"].as_array())
+            .or_else(|| list["items"].as_array());
+        Ok(devices
+            .with_context(|| format!("no devices in {list}"))?
+            .len())
+    }
+
+    /// Stored samples of the benchmark's key.
+    pub fn samples(&self) -> Result<u64> {
+        let count = Command::new("python3")
+            .args(["-c", "import sqlite3,sys; print(sqlite3.connect(sys.argv[1]).execute(\"SELECT count(*) FROM sample WHERE key='bench'\").fetchone()[0])"])
+            .arg(self.data.join("cairn.db"))
+            .run()?;
+        Ok(count.text().trim().parse()?)
+    }
+
+    fn ctl(&self) -> Command {
+        Command::new(self.program.with_file_name("cairnctl"))
+            .env("CAIRNCTL_CONFIG", self.data.join("cairnctl.toml"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A process's resident memory in bytes.
+pub fn resident(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: u64 = line
+        .context("no VmRSS")?
+        .trim()
+        .trim_end_matches("kB")
+        .trim()
+        .parse()?;
+    Ok(kib * 1024)
+}
+
+fn spawn(
+    program: &Path,
+    data: &Path,
+    https: SocketAddr,
+    mqtt: SocketAddr,
+) -> Result<(Child, SocketAddr, SocketAddr)> {
+    let mut child = std::process::Command::new(program)
+        .args(["serve", "--data"])
+        .arg(data)
+        .args([
+            "--https",
+            &https.to_string(),
+            "--mqtt",
+            &mqtt.to_string(),
+            "--admin",
+            "127.0.0.1:0",
+        ])
+        .env("RUST_LOG", "warn")
+        .stdout(Stdio::piped())
+        .stderr(
+            fs::File::options()
+                .create(true)
+                .append(true)
+                .open(data.with_extension("log"))?,
+        )
+        .spawn()
+        .context("cannot start cairn-control")?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().context("no stdout")?).read_line(&mut line)?;
+    ensure!(
+        !line.is_empty(),
+        "cairn-control ended; see {}",
+        data.with_extension("log").display()
+    );
+    let ready: Value =
+        serde_json::from_str(&line).context("cairn-control's first line is not JSON")?;
+    let address = |name: &str| -> Result<SocketAddr> {
+        Ok(ready[name].as_str().context("no address")?.parse()?)
+    };
+    Ok((child, address("https")?, address("mqtt")?))
+}

@@ -1,0 +1,347 @@
+//! What an operator of nodes has beside the [`Workshop`]: our own programs, packaged,
+//! and releases of an OS with the agent in it. Made once and kept, as the workshop is.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use cairn_system::Command;
+use sha2::{Digest, Sha256};
+use walkdir::WalkDir;
+
+use crate::own_packages::{self, Recipe};
+use crate::tools::{self, FileLock};
+use crate::workshop::copy_tree;
+use crate::{Disk, Workshop};
+
+/// The release that a node is flashed with.
+pub const FIRST: &str = "1.0.0";
+/// Its successor, which works.
+pub const SECOND: &str = "2.0.0";
+/// The one after that, which works too.
+pub const THIRD: &str = "2.1.0";
+/// Its init ends, so that the kernel panics.
+pub const PANICS: &str = "3.0.0-panics";
+/// Its init does nothing for ever.
+pub const HANGS: &str = "3.0.0-hangs";
+/// It boots, and has no network.
+pub const DEAF: &str = "3.0.0-deaf";
+/// It boots, and its service doesn't work before [`CURE`] is there.
+pub const SICK: &str = "3.0.0-sick";
+/// The file on a node that makes [`SICK`] healthy.
+pub const CURE: &str = "/data/cure";
+
+/// A file of one release: its place, its mode, its text.
+type Extra = (&'static str, &'static str, &'static str);
+
+/// Version, sequence, and what is different in it.
+const RELEASES: [(&str, u32, Extra); 7] = [
+    (FIRST, 1, ("/etc/motd", "0644", "the first release\n")),
+    (SECOND, 2, ("/etc/motd", "0644", "the second release\n")),
+    (THIRD, 3, ("/etc/motd", "0644", "the third release\n")),
+    (
+        PANICS,
+        4,
+        ("/usr/lib/systemd/systemd", "0755", "#!/bin/sh\nexit 1\n"),
+    ),
+    (
+        HANGS,
+        5,
+        (
+            "/usr/lib/systemd/systemd",
+            "0755",
+            "#!/bin/sh\necho 'hanging now' >/dev/console\nwhile :; do sleep 1000; done\n",
+        ),
+    ),
+    (
+        DEAF,
+        6,
+        (
+            "/etc/systemd/network/80-dhcp.network",
+            "0644",
+            "[Match]\nName=none\n",
+        ),
+    ),
+    (
+        SICK,
+        7,
+        (
+            "/usr/local/bin/check-service",
+            "0755",
+            "#!/bin/sh\n[ -e /data/cure ] || { echo 'the service does not answer' >&2; exit 1; }\n",
+        ),
+    ),
+];
+
+/// The programs of the control plane and the node.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// The agent, as it runs on a node.
+    pub agent: PathBuf,
+    /// The control plane's server.
+    pub control: PathBuf,
+    /// The operator's program.
+    pub ctl: PathBuf,
+}
+
+impl Programs {
+    /// Builds them; that takes no time if nothing has changed. Those of the control
+    /// plane are debug builds unless `release`. If `CAIRN_TEST_PROGRAMS` names a folder,
+    /// those that lie there are taken as they are.
+    ///
+    /// # Errors
+    /// If they don't build.
+    pub fn build(release: bool) -> Result<Self> {
+        if let Some(dir) = env::var_os("CAIRN_TEST_PROGRAMS").map(PathBuf::from) {
+            return Ok(Self {
+                agent: dir.join("cairn-agent"),
+                control: dir.join("cairn-control"),
+                ctl: dir.join("cairnctl"),
+            });
+        }
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let cargo = |args: &[&str]| {
+            Command::new(env!("CARGO"))
+                .args(["build", "--quiet"])
+                .args(args)
+                .dir(&root)
+                .timeout(Duration::from_secs(1800))
+                .run()
+        };
+        cargo(&["--profile", "node", "--target", TARGET, "-p", "cairn-agent"])?;
+        let profile: &[&str] = if release { &["--release"] } else { &[] };
+        cargo(&[&["-p", "cairn-control-plane"], profile].concat())?;
+        let target = tools::target_dir().canonicalize()?;
+        let own = target.join(if release { "release" } else { "debug" });
+        Ok(Self {
+            agent: target.join(TARGET).join("node/cairn-agent"),
+            control: own.join("cairn-control"),
+            ctl: own.join("cairnctl"),
+        })
+    }
+}
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The fleet's folder.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    dir: PathBuf,
+    /// Keys, trust, loader.
+    pub workshop: Workshop,
+    /// Our programs.
+    pub programs: Programs,
+}
+
+impl Fleet {
+    /// Gives the fleet for today's programs and packages, and makes it if nobody has;
+    /// whoever else wants it waits.
+    ///
+    /// # Errors
+    /// If a program is missing or a step fails.
+    pub fn ensure() -> Result<Self> {
+        let workshop = Workshop::ensure()?;
+        let home = tools::cache_dir()?.join("fleet");
+        fs::create_dir_all(&home)?;
+        let _lock = FileLock::wait(&home.join("lock"))?;
+        let programs = Programs::build(false)?;
+        let mut fleet = Self {
+            dir: PathBuf::new(),
+            workshop,
+            programs,
+        };
+        let dir = home.join(fleet.key()?);
+        if !dir.is_dir() {
+            forget_old(&home)?;
+            let partial = tempfile::Builder::new()
+                .prefix(".partial-")
+                .tempdir_in(&home)?;
+            fleet.dir = partial.path().to_owned();
+            fleet.make(&RELEASES.map(|(version, ..)| version))?;
+            fs::rename(partial.keep(), &dir)?;
+        }
+        fleet.dir = dir;
+        Ok(fleet)
+    }
+
+    /// A fleet in a folder of the caller's, with nothing in it yet.
+    pub fn empty(dir: &Path, workshop: Workshop, programs: Programs) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            workshop,
+            programs,
+        }
+    }
+
+    /// A release's folder.
+    pub fn release(&self, version: &str) -> PathBuf {
+        self.dir.join("releases").join(version)
+    }
+
+    /// Makes packages, profile, and these releases.
+    ///
+    /// # Errors
+    /// If makepkg or imgtool fails.
+    pub fn make(&self, versions: &[&str]) -> Result<()> {
+        self.make_profile()?;
+        let Some((first, others)) = versions.split_first() else {
+            bail!("a fleet needs a release");
+        };
+        // Alone, as it fills the cache of packages.
+        self.build(first)?;
+        let queue = Mutex::new(others.iter());
+        let work = || -> Result<()> {
+            loop {
+                let Some(version) = queue.lock().ok().and_then(|mut queue| queue.next()) else {
+                    return Ok(());
+                };
+                self.build(version)?;
+            }
+        };
+        thread::scope(|scope| {
+            let threads = [scope.spawn(work), scope.spawn(work)];
+            threads
+                .into_iter()
+                .try_for_each(|thread| match thread.join() {
+                    Ok(result) => result,
+                    Err(_) => bail!("a building thread died"),
+                })
+        })
+    }
+
+    /// Makes packages and profile.
+    ///
+    /// # Errors
+    /// If makepkg fails.
+    pub fn make_profile(&self) -> Result<()> {
+        let section = own_packages::repository(&self.dir.join("packages"), &self.recipes())?;
+        let profile = self.profile();
+        copy_tree(&self.workshop.profile(), &profile)?;
+        copy_tree(&node_profile(), &profile)?;
+        let conf = self.workshop.repo.pacman_conf(&[]) + &section;
+        Ok(fs::write(profile.join("pacman.conf"), conf)?)
+    }
+
+    /// Builds one of the releases that this module knows.
+    ///
+    /// # Errors
+    /// If imgtool fails.
+    pub fn build(&self, version: &str) -> Result<()> {
+        let known = RELEASES.iter().find(|(known, ..)| *known == version);
+        let (_, sequence, extra) = known.with_context(|| format!("no release {version}"))?;
+        let (path, mode, text) = extra;
+        let folder = self.dir.join("sites").join(version);
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("extra"), text)?;
+        let site = folder.join("site.toml");
+        fs::write(
+            &site,
+            format!("format = 1\n[[file]]\nsource = \"extra\"\npath = {path:?}\nmode = {mode:?}\n"),
+        )?;
+        let theirs = self.workshop.profile().display().to_string();
+        let args = self
+            .workshop
+            .build_args(version, *sequence, &self.dir.join("releases"))
+            .into_iter()
+            .map(|arg| match arg == theirs {
+                true => self.profile().display().to_string(),
+                false => arg,
+            });
+        self.workshop
+            .imgtool(args)
+            .env("CAIRN_PACKAGE_CACHE", self.dir.join("cache"))
+            .arg("--site")
+            .arg(site)
+            .run()
+            .with_context(|| format!("cannot build {version}"))?;
+        Ok(())
+    }
+
+    /// A new disk image at `path` with these releases, the first one good.
+    ///
+    /// # Errors
+    /// If imgtool doesn't make it.
+    pub fn flash(&self, path: &Path, releases: &[&str], enrol: Option<&Path>) -> Result<Disk> {
+        let mut command = self
+            .workshop
+            .imgtool(["flash", "--loader"])
+            .arg(self.workshop.loader())
+            .arg("--trust")
+            .arg(self.workshop.trust(1))
+            .args(["--size", "2G", "--to"])
+            .arg(path);
+        for release in releases {
+            command = command.arg("--release").arg(self.release(release));
+        }
+        if let Some(enrol) = enrol {
+            command = command.arg("--enrol").arg(enrol);
+        }
+        let good = releases.first().context("a disk needs a release")?;
+        command.args(["--good", good]).run()?;
+        Disk::open(path)
+    }
+
+    fn profile(&self) -> PathBuf {
+        self.dir.join("profile")
+    }
+
+    /// The packages of ours that are installed into a node's image.
+    fn recipes(&self) -> [Recipe; 2] {
+        [
+            Recipe {
+                folder: "agent",
+                programs: [self.programs.agent.clone()].to_vec(),
+            },
+            Recipe {
+                folder: "initramfs-hook",
+                programs: [self.workshop.programs.hook.clone()].to_vec(),
+            },
+        ]
+    }
+
+    /// Names the fleet by what goes into it.
+    fn key(&self) -> Result<String> {
+        let mut hasher = Sha256::new();
+        hasher.update(self.workshop.dir().as_os_str().as_encoded_bytes());
+        hasher.update(include_str!("fleet.rs"));
+        hasher.update(include_str!("own_packages.rs"));
+        let profile = WalkDir::new(node_profile()).sort_by_file_name();
+        let profile = profile.into_iter().filter_map(Result::ok);
+        let files = profile
+            .filter(|entry| !entry.file_type().is_dir())
+            .map(walkdir::DirEntry::into_path);
+        for file in self.recipes().iter().flat_map(Recipe::inputs).chain(files) {
+            hasher.update(file.as_os_str().as_encoded_bytes());
+            match fs::read_link(&file) {
+                Ok(target) => hasher.update(target.as_os_str().as_encoded_bytes()),
+                Err(_) => hasher.update(
+                    fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?,
+                ),
+            }
+        }
+        Ok(hex::encode(&hasher.finalize()[..12]))
+    }
+}
+
+fn node_profile() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("profile-node")
+}
+
+/// A fleet takes a gigabyte, and each new agent makes one. What hasn't been made
+/// today is nobody's any more.
+fn forget_old(home: &Path) -> Result<()> {
+    const DAY: Duration = Duration::from_secs(86_400);
+    for entry in fs::read_dir(home)? {
+        let entry = entry?;
+        let about = entry.metadata()?;
+        let old = about.modified()?.elapsed().is_ok_and(|age| age > DAY);
+        if about.is_dir() && old {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
