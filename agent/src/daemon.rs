@@ -100,9 +100,8 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let (_, mut settings) = config::load(&paths.config)?;
     paths
         .make_agent()
-        .with_context(|| format!("cannot make the folder {}", paths.agent().display()))?;
-    std::fs::create_dir_all(&paths.run)
-        .with_context(|| format!("cannot make the folder {}", paths.run.display()))?;
+        .with_context(|| unwritable(&paths.agent()))?;
+    std::fs::create_dir_all(&paths.run).with_context(|| unwritable(&paths.run))?;
     let socket = Socket::bind(&paths.socket())
         .with_context(|| format!("cannot listen at {}", paths.socket().display()))?;
     take_up_reset(&paths).await;
@@ -256,6 +255,13 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
         tracing::error!(%error, "cannot keep what waits to be sent");
     }
     Ok(())
+}
+
+fn unwritable(folder: &Path) -> String {
+    format!(
+        "cannot make the folder {} (run as root, or give --data and --run-dir)",
+        folder.display()
+    )
 }
 
 /// A factory reset that a power cut ended is carried on.

@@ -47,7 +47,7 @@ enum Command {
         #[arg(long)]
         file: Option<PathBuf>,
     },
-    /// Shows the settings in force, without secrets
+    /// Checks the configuration fragments, and shows what they say together; the rest has its default
     Config,
     /// Shows an update's progress until it is interrupted
     Watch,
@@ -61,7 +61,7 @@ enum Command {
     },
     /// Forgets that a release failed here
     Forgive {
-        /// Digest of its manifest's payload, as `status --json` shows it
+        /// Digest of its manifest's payload, as `status --json` shows it under update.failed
         release: cairn_release::Digest,
     },
 }
@@ -109,7 +109,7 @@ fn work(cli: Cli) -> anyhow::Result<()> {
         Command::Run => runtime.block_on(daemon::run(paths)),
         Command::Status { json } => runtime.block_on(show(&paths, json)),
         Command::Enrol { file } => runtime.block_on(enrol(&paths, file)),
-        Command::Config => print(&toml::to_string(&config::load(&paths.config)?.0)?),
+        Command::Config => print(&said(&paths.config)?),
         Command::Watch => runtime.block_on(watch(&paths)),
         Command::Report { values, priority } => runtime.block_on(report(&paths, &values, priority)),
         Command::Forgive { release } => runtime.block_on(forgive(&paths, release)),
@@ -119,6 +119,25 @@ fn work(cli: Cli) -> anyhow::Result<()> {
     result
 }
 
+/// What the fragments say, under a line that names where they were looked for.
+fn said(folders: &[PathBuf]) -> anyhow::Result<String> {
+    let (input, _) = config::load(folders)?;
+    let mut table = toml::Table::try_from(&input)?;
+    table.retain(|_, section| !section.as_table().is_some_and(toml::Table::is_empty));
+    let folders: Vec<_> = folders
+        .iter()
+        .map(|folder| {
+            let missing = if folder.is_dir() { "" } else { " (not there)" };
+            format!("{}{missing}", folder.display())
+        })
+        .collect();
+    Ok(format!(
+        "# from *.toml in {}; what isn't here has its default\n{}",
+        folders.join(", "),
+        toml::to_string(&table)?
+    ))
+}
+
 fn priority(text: &str) -> Result<Priority, String> {
     let known = Priority::ALL
         .into_iter()
@@ -126,12 +145,19 @@ fn priority(text: &str) -> Result<Priority, String> {
     known.ok_or_else(|| "expected event, fact or sample".to_owned())
 }
 
+fn unreachable(paths: &Paths) -> String {
+    format!(
+        "cannot reach the agent at {}: it doesn't run, you aren't root, or it has another --run-dir",
+        paths.socket().display()
+    )
+}
+
 async fn report(paths: &Paths, values: &str, priority: Priority) -> anyhow::Result<()> {
     let values = serde_json::from_str(values).context("expected a JSON object of values")?;
     let report = Report { values, priority };
     report.check().map_err(anyhow::Error::msg)?;
     let answer = socket::ask(&paths.socket(), &Request::Report(report)).await;
-    let answer = answer.context("cannot reach the agent")?;
+    let answer = answer.with_context(|| unreachable(paths))?;
     match answer["error"].as_str() {
         Some(error) => bail!("{error}"),
         None => Ok(()),
@@ -201,7 +227,7 @@ async fn enrol(paths: &Paths, file: Option<PathBuf>) -> anyhow::Result<()> {
     let path = candidates.iter().find(|path| path.exists());
     let path = path.with_context(|| {
         format!(
-            "there is no enrolment file; looked for {}",
+            "there is no enrolment file; `cairnctl token create --out enrol.toml` makes one; looked for {}",
             candidates
                 .iter()
                 .map(|p| p.display().to_string())
@@ -236,7 +262,7 @@ async fn watch(paths: &Paths) -> anyhow::Result<()> {
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     let stream = tokio::net::UnixStream::connect(paths.socket())
         .await
-        .context("the agent doesn't run, or you aren't root")?;
+        .with_context(|| unreachable(paths))?;
     let (reader, mut writer) = stream.into_split();
     writer.write_all(b"{\"cmd\":\"watch\"}\n").await?;
     let mut lines = BufReader::new(reader).lines();
@@ -249,7 +275,7 @@ async fn watch(paths: &Paths) -> anyhow::Result<()> {
 async fn forgive(paths: &Paths, release: cairn_release::Digest) -> anyhow::Result<()> {
     let answer = socket::ask(&paths.socket(), &Request::Forgive { release })
         .await
-        .context("the agent doesn't run, or you aren't root")?;
+        .with_context(|| unreachable(paths))?;
     match answer.get("error").and_then(|error| error.as_str()) {
         Some(error) => bail!("{error}"),
         None => print("forgiven\n"),

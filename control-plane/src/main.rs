@@ -59,11 +59,11 @@ struct Serve {
     /// A further name or address in the server's certificate; may be given several times
     #[arg(long = "name", value_name = "HOST_OR_IP")]
     names: Vec<String>,
-    /// The HTTPS address as devices and people reach it
-    #[arg(long, value_name = "https://HOST:PORT")]
+    /// The HTTPS address as devices and people reach it; it goes into enrolment files
+    #[arg(long, value_name = "https://HOST:PORT", value_parser = public_url)]
     public_url: Option<String>,
     /// The MQTT address as devices reach it; else the host that they enrolled at, with the listener's port
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = public_mqtt)]
     public_mqtt: Option<String>,
     /// Life of a device's certificate, in days
     #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
@@ -81,14 +81,14 @@ struct Serve {
 
 #[derive(Subcommand)]
 enum AccountCommand {
-    /// Adds an account; works while the server runs
+    /// Adds an account; works while the server runs, and before its first start
     Add {
         /// Its name
         name: String,
         /// admin, operator or viewer
         #[arg(long)]
         role: String,
-        /// Reads the password from standard input, the only way to give it
+        /// Reads the password (12 characters or more) from standard input, the only way to give it
         #[arg(long, required = true)]
         password_stdin: bool,
         /// The server's data
@@ -101,7 +101,7 @@ enum AccountCommand {
 enum TrustCommand {
     /// Sets the first trust root, or a later one that chains to it
     Set {
-        /// trust.dsse.json
+        /// The trust root, as `imgtool trust` writes it, or a folder of 1.dsse.json, 2.dsse.json and so on
         file: PathBuf,
         /// The server's data
         #[arg(long, value_name = "DIR")]
@@ -163,9 +163,51 @@ fn main() -> ExitCode {
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "cairn-control: {error:#}");
+            let _ = writeln!(std::io::stderr(), "cairn-control: {}", told(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error and its causes in a line; a cause that is in the text already isn't said twice.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// `https://HOST:PORT`, as devices and people are told.
+fn public_url(text: &str) -> Result<String, String> {
+    let plain = reqwest::Url::parse(text).is_ok_and(|url| {
+        url.scheme() == "https"
+            && url.has_host()
+            && url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+    });
+    if plain {
+        Ok(text.trim_end_matches('/').to_owned())
+    } else {
+        Err("expected https://HOST:PORT without a path".to_owned())
+    }
+}
+
+/// `HOST:PORT`, as devices are told.
+fn public_mqtt(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, port))
+            if !host.is_empty()
+                && !host.contains(['/', '@', ' '])
+                && port.parse::<u16>().is_ok_and(|port| port > 0) =>
+        {
+            Ok(text.to_owned())
+        }
+        _ => Err("expected HOST:PORT, as control.example.org:8883".to_owned()),
     }
 }
 
@@ -189,8 +231,15 @@ fn run(command: Command) -> Result<()> {
         Command::Account(AccountCommand::Add {
             name, role, data, ..
         }) => {
-            people::cli_add_account(&data, &name, &role, &secret("password")?)?;
-            say(&format!("account {name} added"))
+            let password = secret("password")?;
+            let fresh = !data.join("cairn.db").exists();
+            people::cli_add_account(&data, &name, &role, &password)?;
+            let made = if fresh {
+                format!("; {} is new", data.join("cairn.db").display())
+            } else {
+                String::new()
+            };
+            say(&format!("account {name} added{made}"))
         }
         Command::Trust(TrustCommand::Set { file, data }) => {
             let number = releases::trust::set_trust(&data, &file)?;
@@ -207,8 +256,14 @@ fn run(command: Command) -> Result<()> {
                 Kind::Fw => Package::Firmware,
                 Kind::Sw => Package::Software,
             };
-            let stored = packages::add(&open(&data)?, &data, kind, &title, &version, &file)?;
             let name = kind.as_str();
+            let mut connection = open(&data)?;
+            // Deferred: the copy comes first, and locks nobody out.
+            let tx = connection.transaction()?;
+            let stored = packages::add(&tx, &data, kind, &title, &version, &file)?;
+            let detail = serde_json::json!({ "kind": name, "version": version, "sha256": stored.sha256, "size": stored.size });
+            people::audit(&tx, "cli", "package.add", &title, &detail)?;
+            tx.commit()?;
             say(&serde_json::json!({
                 format!("{name}_title"): title,
                 format!("{name}_version"): version,
@@ -290,7 +345,29 @@ fn serve(arguments: Serve) -> Result<()> {
     result
 }
 
+/// Two servers on one folder would tell devices different things. The lock ends with the process.
+fn lock(data: &Path) -> Result<std::fs::File> {
+    use rustix::fs::{FlockOperation, flock};
+    use std::os::unix::fs::DirBuilderExt as _;
+    let cannot = || format!("cannot use the data folder {}", data.display());
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data)
+        .with_context(cannot)?;
+    let file = std::fs::File::create(data.join("serve.lock")).with_context(cannot)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => bail!(
+            "another cairn-control serves {}; stop it first, or give another --data",
+            data.display()
+        ),
+        Err(error) => Err(error).with_context(cannot),
+    }
+}
+
 async fn listen(arguments: Serve) -> Result<()> {
+    let _lock = lock(&arguments.data)?;
     let config = Config {
         https: arguments.https,
         mqtt: arguments.mqtt,

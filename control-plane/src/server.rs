@@ -4,12 +4,14 @@
 //! |---|---|
 //! | [`listen`] | accepting: bounded, never held up by a handshake |
 //! | [`https`] | HTTP over TLS, with the device of a certificate beside each request |
+//! | [`stall`] | a peer that doesn't read is given up |
 //! | [`admin`] | health and metrics over plain HTTP |
 //! | [`upkeep`] | what is done now and then |
 
 mod admin;
 mod https;
 mod listen;
+mod stall;
 mod upkeep;
 
 use std::net::SocketAddr;

@@ -112,7 +112,11 @@ impl Programs {
                 .timeout(Duration::from_secs(1800))
                 .run()
         };
-        cargo(&["--profile", "node", "--target", TARGET, "-p", "cairn-agent"])?;
+        Command::new("make")
+            .args(["--no-print-directory", "agent"])
+            .dir(&root)
+            .timeout(Duration::from_secs(1800))
+            .run()?;
         let profile: &[&str] = if release { &["--release"] } else { &[] };
         cargo(&[&["-p", "cairn-control-plane"], profile].concat())?;
         let target = tools::target_dir().canonicalize()?;

@@ -160,9 +160,19 @@ impl Agent {
 
     pub(super) fn forgive(&self) -> Service<Digest, ()> {
         let updater = self.updater.subscribe();
-        Arc::new(move |release| {
+        let progress = self.progress.subscribe();
+        Arc::new(move |release: Digest| {
             let updater = updater.borrow().clone();
+            let digest = release.to_string();
+            let known = progress.borrow()["failed"]
+                .as_array()
+                .is_some_and(|failed| failed.iter().any(|entry| entry["digest"] == digest));
             Box::pin(async move {
+                if updater.is_some() && !known {
+                    return Err(format!(
+                        "no release with the digest {digest} is remembered as failed here"
+                    ));
+                }
                 let told = match updater {
                     Some(updater) => updater.forgive(release).await,
                     None => false,

@@ -363,7 +363,7 @@ fn judge(error: ConnectionError) -> End {
     match error {
         ConnectionError::ConnectionRefused(code) => match code {
             ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
-                End::Refused(reason)
+                End::Refused("not authorized: the node is revoked or removed, or its certificate or token isn't the one on record".to_owned())
             }
             _ => End::Failing {
                 reason,

@@ -27,6 +27,17 @@ const SYSTEMD: Duration = Duration::from_secs(60);
 const LAST_WORD: Duration = Duration::from_secs(2);
 /// The most lines of the journal in one answer.
 const LINES: u64 = 1000;
+/// What may be called.
+const KNOWN: [&str; 8] = [
+    method::STATUS,
+    method::LOGS,
+    method::REBOOT,
+    method::RESTART_UNIT,
+    method::RUN_ACTION,
+    method::DIAGNOSTICS,
+    method::FORGIVE,
+    method::FACTORY_RESET,
+];
 /// The most bytes of the journal in one answer.
 const LINES_BYTES: usize = 48 * 1024;
 
@@ -108,8 +119,9 @@ impl Rpc {
                 (self.forgive)(digest).await.map(|()| Value::Null)
             }
             other => Err(format!(
-                "unknown method {:?}",
-                other.chars().take(64).collect::<String>()
+                "unknown method {:?}, expected one of {}",
+                other.chars().take(64).collect::<String>(),
+                KNOWN.join(", ")
             )),
         }
     }

@@ -44,7 +44,11 @@ fn what_is_not_allowed_is_refused_with_a_reason() {
     let data = tempfile::tempdir().unwrap();
     let rpc = rpc(data.path(), "");
     let refusals = [
-        ("format-disk", json!({}), "unknown method \"format-disk\""),
+        (
+            "format-disk",
+            json!({}),
+            "unknown method \"format-disk\", expected one of status, logs, reboot, restart-unit, run-action, collect-diagnostics, forgive-release, factory-reset",
+        ),
         (
             "restart-unit",
             json!({"unit": "sshd.service"}),

@@ -16,7 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::devices::unknown;
-use super::{ApiError, Body, Page, Path, Query};
+use super::{ApiError, Body, Page, Path, Query, to_the_end};
 use crate::app::App;
 use crate::people::{Need, audit, scope_type};
 use crate::registry::attributes::{self, AttributeError, Scope};
@@ -157,6 +157,7 @@ async fn set_attributes(
     let (shared, deleted) = split(change.shared);
     let (server, server_deleted) = split(change.server);
     let (device, pushed) = (id.clone(), shared.clone());
+    to_the_end(async move {
     let gone = app
         .store
         .write::<_, ApiError, _>(move |tx| {
@@ -180,6 +181,8 @@ async fn set_attributes(
         app.sessions.attributes_deleted(&device, &gone);
     }
     Ok(StatusCode::NO_CONTENT)
+    })
+    .await
 }
 
 /// What to set, and what to delete.

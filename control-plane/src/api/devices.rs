@@ -10,7 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::enrolment_tokens::check_labels;
-use super::{ApiError, Body, Page, PageQuery, Path, Query};
+use super::{ApiError, Body, Page, PageQuery, Path, Query, to_the_end};
 use crate::app::App;
 use crate::people::{Need, audit, scope_type};
 use crate::registry::{self, Change, Filter};
@@ -221,23 +221,26 @@ async fn revoke(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let device = id.clone();
-    app.store
-        .write::<_, ApiError, _>(move |tx| {
-            if !registry::revoke(tx, &id)? {
-                return Err(unknown(&id));
-            }
-            Ok(audit(
-                tx,
-                &caller.who(),
-                "device.revoke",
-                &format!("device/{id}"),
-                &json!({}),
-            )?)
-        })
-        .await?;
-    app.sessions.close(&device);
-    Ok(StatusCode::NO_CONTENT)
+    to_the_end(async move {
+        let device = id.clone();
+        app.store
+            .write::<_, ApiError, _>(move |tx| {
+                if !registry::revoke(tx, &id)? {
+                    return Err(unknown(&id));
+                }
+                Ok(audit(
+                    tx,
+                    &caller.who(),
+                    "device.revoke",
+                    &format!("device/{id}"),
+                    &json!({}),
+                )?)
+            })
+            .await?;
+        app.sessions.close(&device);
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
 }
 
 /// Forgets a device and everything that it sent. It can't come back but by a new enrolment.
@@ -248,22 +251,25 @@ async fn remove(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let device = id.clone();
-    app.store
-        .write::<_, ApiError, _>(move |tx| {
-            if !registry::remove(tx, &id)? {
-                return Err(unknown(&id));
-            }
-            Ok(audit(
-                tx,
-                &caller.who(),
-                "device.remove",
-                &format!("device/{id}"),
-                &json!({}),
-            )?)
-        })
-        .await?;
-    app.sessions.close(&device);
-    super::device_data::remove_evidence(&app, &device).await;
-    Ok(StatusCode::NO_CONTENT)
+    to_the_end(async move {
+        let device = id.clone();
+        app.store
+            .write::<_, ApiError, _>(move |tx| {
+                if !registry::remove(tx, &id)? {
+                    return Err(unknown(&id));
+                }
+                Ok(audit(
+                    tx,
+                    &caller.who(),
+                    "device.remove",
+                    &format!("device/{id}"),
+                    &json!({}),
+                )?)
+            })
+            .await?;
+        app.sessions.close(&device);
+        super::device_data::remove_evidence(&app, &device).await;
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
 }

@@ -67,6 +67,9 @@ impl ApiError {
     }
 }
 
+/// What axum says before what serde says.
+const WRONG_VALUE: &str = "Failed to deserialize the JSON body into the target type: ";
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = axum::Json(ErrorBody {
@@ -122,7 +125,13 @@ impl From<std::io::Error> for ApiError {
 
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {
-        Self::new(rejection.status(), "bad-body", rejection.body_text())
+        let text = rejection.body_text();
+        // The field and what was expected are what helps; where it is in the JSON isn't.
+        let text = match text.strip_prefix(WRONG_VALUE) {
+            Some(rest) => rest.rsplit_once(" at line ").map_or(rest, |(what, _)| what),
+            None => &text,
+        };
+        Self::new(rejection.status(), "bad-body", text)
     }
 }
 

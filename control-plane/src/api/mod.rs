@@ -42,6 +42,13 @@ pub use page::{Page, PageQuery};
 
 use crate::app::App;
 
+/// Does something that has a part after its transaction, also if the caller hangs up in between: a revoked device would stay connected.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::spawn(work).await.map_err(ApiError::internal)?
+}
+
 /// Largest JSON body in bytes, if a route doesn't say otherwise.
 const LARGEST_BODY: usize = 1 << 20;
 

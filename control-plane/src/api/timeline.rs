@@ -24,6 +24,8 @@ use crate::store::StoreError;
 /// Events in an answer if nobody says how many, and at most.
 const USUAL: usize = 200;
 const MOST: usize = 1000;
+/// Values of one answer, in bytes of JSON; what is behind them is left out.
+const ANSWER: usize = 4 << 20;
 
 /// How many.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -125,7 +127,14 @@ fn events(connection: &Connection, id: &str, last: usize) -> Result<Vec<Event>, 
         ..Default::default()
     };
     for entry in audit::list(connection, &wanted)? {
-        let text = format!("{} by {}", entry.action, entry.who);
+        let method = entry.detail.get("method").and_then(Value::as_str);
+        let method = method.map(|method| format!(" {method}"));
+        let text = format!(
+            "{}{} by {}",
+            entry.action,
+            method.unwrap_or_default(),
+            entry.who
+        );
         events.push(Event {
             time: entry.time * 1000,
             kind: "audit",
@@ -133,7 +142,9 @@ fn events(connection: &Connection, id: &str, last: usize) -> Result<Vec<Event>, 
             detail: entry.detail,
         });
     }
-    events.sort_by_key(|event| event.time);
+    // The lists have the newest first; what happened within one second stays in its order.
+    events.reverse();
+    events.sort_by_key(|event| (event.time, event.kind != "enrolled"));
     let surplus = events.len().saturating_sub(last);
     Ok(events.split_off(surplus))
 }
@@ -172,8 +183,7 @@ pub(super) fn samples(
         "SELECT key, ts, value FROM sample WHERE device = ?1 AND key = ?2 AND ts >= ?3 AND ts < ?4 ORDER BY ts DESC LIMIT ?5",
     )?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = query.query_map(params![device, key, time.start, time.end, limit], sample)?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    bounded(query.query(params![device, key, time.start, time.end, limit])?)
 }
 
 /// The newest sample of each key.
@@ -190,17 +200,25 @@ pub(super) fn newest(connection: &Connection, device: &str) -> Result<Vec<Sample
             AND s.ts = (SELECT max(ts) FROM sample WHERE device = ?1 AND key = keys.key)
          ORDER BY s.key LIMIT 10000",
     )?;
-    let rows = query.query_map([device], sample)?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    bounded(query.query([device])?)
 }
 
-fn sample(row: &rusqlite::Row<'_>) -> rusqlite::Result<Sample> {
-    let value: String = row.get(2)?;
-    Ok(Sample {
-        key: row.get(0)?,
-        ts: row.get(1)?,
-        value: serde_json::from_str(&value).unwrap_or(Value::Null),
-    })
+/// As many as come to [`ANSWER`]: a device chose how large they are.
+fn bounded(mut rows: rusqlite::Rows<'_>) -> Result<Vec<Sample>, StoreError> {
+    let (mut samples, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let value = row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?;
+        bytes += value.len();
+        if bytes > ANSWER {
+            break;
+        }
+        samples.push(Sample {
+            key: row.get(0)?,
+            ts: row.get(1)?,
+            value: serde_json::from_str(value).unwrap_or(Value::Null),
+        });
+    }
+    Ok(samples)
 }
 
 #[cfg(test)]
@@ -248,5 +266,17 @@ mod tests {
             .collect();
         assert_eq!(found, [("x".to_owned(), 3), ("y".to_owned(), 2)]);
         assert_eq!(samples(&connection, "a", "x", 0..3, 10).unwrap().len(), 1);
+        // However much a device has sent, an answer fits into memory.
+        let large = format!("\"{}\"", "x".repeat(65_000));
+        for ts in 0..100 {
+            connection
+                .execute(
+                    "INSERT INTO sample VALUES ('c', 'x', ?1, ?2)",
+                    params![ts, large],
+                )
+                .unwrap();
+        }
+        let found = samples(&connection, "c", "x", 0..i64::MAX, 10_000).unwrap();
+        assert_eq!((found.len(), found[0].ts), (ANSWER / large.len(), 99));
     }
 }

@@ -1,5 +1,7 @@
 //! Attributes: *client* ones are the device's own words, *shared* ones the operator's for the device, *server* ones not for it.
 
+use std::collections::HashSet;
+
 use cairn_wire::Object;
 use rusqlite::{Connection, Transaction, params};
 
@@ -8,6 +10,8 @@ use crate::store::StoreError;
 
 /// Attributes of one scope that a device may have; more are refused.
 pub const MAX_KEYS: u32 = 1024;
+/// All of a scope, keys and values as JSON, in bytes: an answer with all that a device may see is one message.
+pub const MAX_BYTES: u32 = 256 * 1024;
 /// Longest key in bytes.
 pub const MAX_KEY: usize = 255;
 
@@ -42,6 +46,9 @@ pub enum AttributeError {
     /// Too many.
     #[error("a device may have {MAX_KEYS} {0} attributes, this would make more")]
     TooMany(&'static str),
+    /// Too much.
+    #[error("the {0} attributes of a device may have {MAX_BYTES} bytes, this would make more")]
+    TooLarge(&'static str),
     /// No such device.
     #[error("there is no such device")]
     NoDevice,
@@ -71,10 +78,11 @@ pub fn get(
     let rows = statement.query_map(params![device, scope.as_str()], |row| {
         Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
     })?;
+    let keys: Option<HashSet<&str>> = keys.map(|keys| keys.iter().copied().collect());
     let mut found = Object::new();
     for row in rows {
         let (key, value) = row?;
-        if keys.is_none_or(|keys| keys.contains(&key.as_str())) {
+        if keys.as_ref().is_none_or(|keys| keys.contains(key.as_str())) {
             found.insert(
                 key,
                 serde_json::from_str(&value).unwrap_or(serde_json::Value::Null),
@@ -113,11 +121,19 @@ pub fn set(
             statement.execute(params![device, scope.as_str(), key, value.to_string(), now])?;
         }
     }
-    let count: u32 = transaction
-        .prepare_cached("SELECT count(*) FROM attribute WHERE device = ?1 AND scope = ?2")?
-        .query_row(params![device, scope.as_str()], |row| row.get(0))?;
+    let (count, bytes): (u32, u32) = transaction
+        .prepare_cached(
+            "SELECT count(*), coalesce(sum(length(CAST(json_quote(key) AS BLOB)) + length(CAST(value AS BLOB))), 0)
+             FROM attribute WHERE device = ?1 AND scope = ?2",
+        )?
+        .query_row(params![device, scope.as_str()], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
     if count > MAX_KEYS {
         return Err(AttributeError::TooMany(scope.as_str()));
+    }
+    if bytes > MAX_BYTES {
+        return Err(AttributeError::TooLarge(scope.as_str()));
     }
     Ok(())
 }

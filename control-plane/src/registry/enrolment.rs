@@ -117,7 +117,7 @@ pub fn create_token(
     transaction: &Transaction<'_>,
     new: &NewToken,
 ) -> Result<(Token, String), StoreError> {
-    let secret_bytes: [u8; 24] = rand::random();
+    let secret_bytes: [u8; 32] = rand::random();
     let id_bytes: [u8; 6] = rand::random();
     let secret = format!("cet-{}", hex::encode(secret_bytes));
     let now = now();

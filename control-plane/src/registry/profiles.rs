@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use cairn_wire::provision::{CredentialsType, Request};
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde_json::{Value, json};
 
 use super::credentials::{self, Credential};
@@ -114,23 +114,32 @@ pub fn prepare(request: Request) -> Prepared {
     }
 }
 
-/// Provisions a device and gives the answer for it. What is refused is an answer too; an error undoes everything.
+/// The group of the profile whose key and secret a request shows; `None` if it shows none.
 ///
 /// # Errors
 /// The database's.
-pub fn provision(transaction: &Transaction<'_>, prepared: &Prepared) -> Result<Value, StoreError> {
-    let request = &prepared.request;
-    let profile = transaction
+pub fn group(connection: &Connection, request: &Request) -> Result<Option<String>, StoreError> {
+    let profile = connection
         .prepare_cached("SELECT grp, secret FROM provision_profile WHERE key = ?1")?
         .query_row([&request.provision_device_key], |row| {
             Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
         })
         .optional()?;
     // Digests of equal length, so that comparing tells nothing.
-    let Some((group, _)) =
-        profile.filter(|(_, secret)| *secret == digest(request.provision_device_secret.as_bytes()))
-    else {
-        return Ok(json!({ "status": "NOT_FOUND", "errorMsg": "Provision data was not found!" }));
+    let secret = digest(request.provision_device_secret.as_bytes());
+    Ok(profile
+        .filter(|(_, expected)| *expected == secret)
+        .map(|(group, _)| group))
+}
+
+/// Provisions a device and gives the answer for it. What is refused is an answer too; an error undoes everything.
+///
+/// # Errors
+/// The database's.
+pub fn provision(transaction: &Transaction<'_>, prepared: &Prepared) -> Result<Value, StoreError> {
+    let request = &prepared.request;
+    let Some(group) = group(transaction, request)? else {
+        return Ok(not_found());
     };
     if let Some(wrong) = prepared.wrong {
         return Ok(failure(wrong));
@@ -168,6 +177,11 @@ pub fn provision(transaction: &Transaction<'_>, prepared: &Prepared) -> Result<V
     }
     let (kind, value) = &prepared.answer;
     Ok(json!({ "status": "SUCCESS", "credentialsType": kind, "credentialsValue": value }))
+}
+
+/// The answer to who doesn't know a profile's secret.
+pub fn not_found() -> Value {
+    json!({ "status": "NOT_FOUND", "errorMsg": "Provision data was not found!" })
 }
 
 fn failure(message: &str) -> Value {

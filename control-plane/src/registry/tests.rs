@@ -84,6 +84,32 @@ async fn devices_are_listed_changed_revoked_and_forgotten() {
             values.insert("k".into(), 1.into());
             attributes::set(tx, "d-2", Scope::Shared, &values).unwrap();
             assert!(attributes::set(tx, "nobody", Scope::Shared, &values).is_err());
+            // However it comes: at once, by and by, or in the keys.
+            let large = |key: &str, size: usize| {
+                Object::from_iter([(key.to_owned(), "x".repeat(size).into())])
+            };
+            for number in 0..4 {
+                attributes::set(
+                    tx,
+                    "d-2",
+                    Scope::Client,
+                    &large(&format!("k{number}"), 64_000),
+                )
+                .unwrap();
+            }
+            let more = attributes::set(tx, "d-2", Scope::Client, &large("k4", 64_000));
+            assert!(matches!(
+                more,
+                Err(attributes::AttributeError::TooLarge("client"))
+            ));
+            let keys = (0..1000)
+                .map(|number| (format!("{number:\u{1}>255}"), 1.into()))
+                .collect();
+            let more = attributes::set(tx, "d-2", Scope::Server, &keys);
+            assert!(matches!(
+                more,
+                Err(attributes::AttributeError::TooLarge("server"))
+            ));
             assert!(remove(tx, "d-2")? && !remove(tx, "d-2")?);
             assert!(attributes::get(tx, "d-2", Scope::Shared, None)?.is_empty());
             Ok(())

@@ -63,11 +63,12 @@ pub(super) async fn serve(app: App, listener: TcpListener, shutdown: Cancellatio
     }
 }
 
-/// Ready: the database takes a change.
+/// Ready: the database takes a change. A real one, which needs room on the disk: the schema's number again.
 async fn ready(State(app): State<App>) -> Response {
-    let asked = app
-        .store
-        .write::<_, StoreError, _>(|tx| Ok(tx.query_row("SELECT 1", [], |_| Ok(()))?));
+    let asked = app.store.write::<_, StoreError, _>(|tx| {
+        let number: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        Ok(tx.pragma_update(None, "user_version", number)?)
+    });
     match tokio::time::timeout(READY, asked).await {
         Ok(Ok(())) => "ready\n".into_response(),
         Ok(Err(error)) => (

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
+use super::stall::Stall;
 use crate::api::ApiError;
 use crate::app::App;
 use crate::devices::{self, Peer, PeerRefused};
@@ -28,6 +29,8 @@ use crate::{api, releases};
 const HEAD: Duration = Duration::from_secs(60);
 /// Between two pieces of a body.
 const BODY: Duration = Duration::from_secs(30);
+/// Without a byte of an answer that the peer takes. A slow link gets on in it: it is for what the buffers hold, some 64 KiB.
+const STALL: Duration = Duration::from_secs(60);
 /// Headers of a request.
 const HEADERS: usize = 64;
 /// A request's head in bytes.
@@ -105,7 +108,7 @@ pub(super) async fn serve(
         .header_read_timeout(HEAD)
         .max_headers(HEADERS)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(Stall::new(io, STALL)), service);
     let mut connection = std::pin::pin!(connection);
     let ended = async {
         match &admission {

@@ -10,6 +10,8 @@ mod migrate;
 #[cfg(test)]
 mod tests;
 
+use std::os::unix::fs::OpenOptionsExt;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -82,6 +84,12 @@ impl Store {
             path: path.display().to_string(),
             source,
         };
+        // Nobody else reads it, whatever the folder's mode: SQLite gives its log the mode of the file.
+        let _ = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path);
         let mut connection = Connection::open(path).map_err(open)?;
         // WAL with FULL: each commit is an fsync of the log.
         connection.execute_batch(
@@ -121,11 +129,14 @@ impl Store {
             let result = savepoint(transaction, change);
             Box::new(move |committed: Result<(), String>| {
                 let _ = sender.send(match committed {
-                    Ok(()) => result,
-                    Err(reason) => Err(E::from(StoreError::Sql(rusqlite::Error::SqliteFailure(
-                        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR),
-                        Some(reason),
-                    )))),
+                    Err(reason) if result.is_ok() => {
+                        Err(E::from(StoreError::Sql(rusqlite::Error::SqliteFailure(
+                            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR),
+                            Some(reason),
+                        ))))
+                    }
+                    // An error of its own says why, and all the more if it took the transaction with it.
+                    _ => result,
                 });
             })
         });
@@ -199,11 +210,32 @@ fn savepoint<T, E: From<StoreError>>(
     };
     run("SAVEPOINT job")?;
     let result = change(transaction);
-    if result.is_err() {
-        run("ROLLBACK TO job")?;
+    let ended = match &result {
+        Ok(_) => run("RELEASE job"),
+        Err(_) => run("ROLLBACK TO job").and_then(|_| run("RELEASE job")),
+    };
+    if let Err(error) = ended {
+        undo(transaction);
+        // Of two errors the change's own says more.
+        return Err(result.err().unwrap_or_else(|| error.into()));
     }
-    run("RELEASE job")?;
     result
+}
+
+/// Ends a transaction of which nobody knows what it holds. A full disk may have ended it before.
+fn undo(transaction: &Transaction<'_>) {
+    if !transaction.is_autocommit() {
+        let _ = transaction.execute_batch("ROLLBACK");
+    }
+}
+
+/// Runs a job. One that panics takes its transaction with it, not the writer; its caller is told by its channel.
+fn run(job: Job, transaction: &Transaction<'_>) -> Option<After> {
+    let after = std::panic::catch_unwind(AssertUnwindSafe(|| job(transaction)));
+    if after.is_err() {
+        undo(transaction);
+    }
+    after.ok()
 }
 
 fn writer(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
@@ -212,11 +244,13 @@ fn writer(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
         // Immediate: another process (`cairn-control account add`) may write between a first read and a first write of ours.
         let committed = match connection.transaction_with_behavior(TransactionBehavior::Immediate) {
             Ok(transaction) => {
-                done.push(first(&transaction));
-                while done.len() < BATCH
+                done.extend(run(first, &transaction));
+                // Once the transaction is undone the next job would be one of its own, committed behind our back.
+                while !transaction.is_autocommit()
+                    && done.len() < BATCH
                     && let Ok(job) = queue.try_recv()
                 {
-                    done.push(job(&transaction));
+                    done.extend(run(job, &transaction));
                 }
                 transaction.commit().map_err(|error| error.to_string())
             }

@@ -1,10 +1,10 @@
 //! Tokens, certificates, renewal, revocation.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 
-use crate::support::{Node, Server, csr};
+use crate::support::{Node, PATIENCE, Server, csr};
 
 #[tokio::test]
 async fn a_token_buys_as_many_devices_as_it_says_even_at_once() {
@@ -310,4 +310,39 @@ async fn the_authority_and_the_certificate_outlive_a_restart() {
         .unwrap();
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("put it back from your backup"));
+}
+
+#[tokio::test]
+async fn a_revocation_goes_to_its_end_if_the_operator_hangs_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"), &[]);
+    let operator = server.operator().await;
+    let node = server.enrol(&server.token(1, 600), "bad").await;
+    let subscriber = node.subscribe(&server, &["v1/devices/me/attributes"]);
+    subscriber.line("SUBACK");
+    // The disk is busy: somebody else writes, and the revocation waits.
+    let busy = server.database();
+    busy.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let path = format!("/v1/devices/{}/revoke", node.id);
+    let revocation = operator.send(Method::POST, &path, None);
+    let given_up = tokio::time::timeout(Duration::from_millis(500), revocation).await;
+    assert!(given_up.is_err(), "it didn't wait");
+    drop(operator);
+    // The server has seen that the operator is gone.
+    let gone = "cairn_connections_open{front=\"https\"} 0";
+    let end = Instant::now() + PATIENCE;
+    let admin = server.http(None);
+    loop {
+        let url = format!("http://{}/metrics", server.admin);
+        let metrics = admin.get(url).send().await.unwrap().text().await.unwrap();
+        if metrics.contains(gone) {
+            break;
+        }
+        assert!(
+            Instant::now() < end,
+            "the operator is still there:\n{metrics}"
+        );
+    }
+    busy.execute_batch("COMMIT").unwrap();
+    subscriber.line("received CONNACK (5)");
 }

@@ -122,6 +122,8 @@ async fn the_python_sdk_does_everything_that_it_can() {
         "",
     );
     let firmware: Value = serde_json::from_str(&stored).unwrap();
+    let audited = "SELECT count(*) FROM audit WHERE action = 'package.add' AND subject = ?1";
+    assert_eq!(server.count(audited, "app"), 1);
 
     let node = server.enrol(&server.token(1, 600), "certified").await;
     let ca = server.ca();

@@ -45,7 +45,11 @@ fn stored(site: &Site, key: &str) -> Result<BTreeMap<u64, u64>> {
 /// Programs and keys; nobody boots here, so there are no releases.
 fn programs() -> Result<Fleet> {
     let programs = fleet::Programs::build(false)?;
-    Ok(Fleet::empty(std::path::Path::new(""), Workshop::ensure()?, programs))
+    Ok(Fleet::empty(
+        std::path::Path::new(""),
+        Workshop::ensure()?,
+        programs,
+    ))
 }
 
 /// Waits until the agent has nothing left to send.

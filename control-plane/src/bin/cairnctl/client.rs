@@ -158,10 +158,13 @@ impl Client {
             .code("unreachable")
             .because(error.without_url());
         if text.contains("UnknownIssuer") || text.contains("BadSignature") {
-            return what.hint("the server's certificate is of another CA: log in again with --ca DATA/ca/ca.pem of the server");
+            return what.hint("the server's certificate is of another CA: give ca/ca.pem of the server's data folder, by --ca of `cairnctl login` or in CAIRN_CA");
         }
         if text.contains("NotValidForName") {
             return what.hint("the server's certificate doesn't have this name: start it with --name, or use another address");
+        }
+        if text.contains("ConnectionRefused") {
+            return what.hint("nobody listens there: is cairn-control running, and is this the address and port of its --https?");
         }
         what
     }
@@ -232,9 +235,13 @@ fn refused(status: StatusCode, bytes: &[u8]) -> Error {
         return Error::new(format!("the server answered {status}")).code(status.as_str());
     };
     let hint = match code.as_str() {
-        "token-unknown" | "token-missing" | "token-bad" => {
-            Some("log in again: `cairnctl login URL --ca FILE --user NAME`")
-        }
+        "token-unknown" | "token-missing" | "token-bad" => Some(
+            if std::env::var_os("CAIRN_TOKEN").is_some_and(|token| !token.is_empty()) {
+                "it is the one in CAIRN_TOKEN; `cairnctl api-token create` makes another"
+            } else {
+                "log in again: `cairnctl login URL --ca FILE --user NAME`"
+            },
+        ),
         "scope-missing" => Some("ask an admin for an account or an API token that may do this"),
         "untrusted" => Some(
             "sign the release with a key of the newest trust root, or set the newer one on the server with `cairn-control trust set`",

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{certified, poll};
 use crate::api::ApiError;
 use crate::app::App;
-use crate::devices::mqtt::{client_attributes, provision};
+use crate::devices::mqtt::{client_attributes, provision, share};
 use crate::devices::now_ms;
 use crate::devices::requests::{self, Claim};
 use crate::registry::packages::{self, PackageError};
@@ -24,6 +24,8 @@ use crate::registry::{self, DeviceId, credentials};
 use crate::store::StoreError;
 use crate::telemetry;
 
+/// What a byte of JSON is in memory at most, read: records of one value each.
+const READ: usize = 128;
 /// Largest piece of a package that is given at once.
 const MAX_CHUNK: u64 = 1 << 20;
 
@@ -78,6 +80,7 @@ async fn post_telemetry(
     body: Bytes,
 ) -> Result<StatusCode, ApiError> {
     let device = who(&app, token, &extensions).await?;
+    let _share = share(body.len() * READ).await;
     let records = Record::parse_all(&body).map_err(bad)?;
     telemetry::check(&records).map_err(bad)?;
     let received = now_ms();
@@ -102,6 +105,7 @@ async fn post_attributes(
     body: Bytes,
 ) -> Result<StatusCode, ApiError> {
     let device = who(&app, token, &extensions).await?;
+    let _share = share(body.len() * READ).await;
     let values = parse_set(&body).map_err(bad)?;
     app.store
         .write::<_, StoreError, _>(move |tx| client_attributes(tx, &device, &values))

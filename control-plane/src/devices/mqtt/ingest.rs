@@ -1,9 +1,11 @@
 //! Telemetry and attributes. What came in one read is one job for the database; several jobs of a connection are under way at once,
 //! and messages are acknowledged in the order in which they came, each after its job is on the disk.
 
+use std::sync::{Arc, LazyLock};
+
 use cairn_wire::{Object, Record};
 use rusqlite::Transaction;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::Closed;
@@ -17,6 +19,20 @@ use crate::telemetry::{self, Counts};
 
 /// Messages of one job.
 pub(super) const BATCH: usize = 512;
+
+/// KiB of messages of all connections that may be under way.
+const BUDGET_KIB: usize = 256 * 1024;
+
+static BUDGET: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(BUDGET_KIB)));
+
+/// A share of the memory for messages under way, as soon as there is one; given back when dropped.
+pub(crate) async fn share(bytes: usize) -> Option<OwnedSemaphorePermit> {
+    let kib = (bytes / 1024 + 1).min(BUDGET_KIB);
+    Arc::clone(&BUDGET)
+        .acquire_many_owned(u32::try_from(kib).unwrap_or(1))
+        .await
+        .ok()
+}
 
 /// What one message wants stored.
 pub(super) enum Item {

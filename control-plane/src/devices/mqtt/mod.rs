@@ -21,7 +21,7 @@ mod ingest;
 mod provision;
 mod wire;
 
-pub(crate) use ingest::client_attributes;
+pub(crate) use ingest::{client_attributes, share};
 pub(crate) use provision::provision;
 
 use rustls::pki_types::CertificateDer;

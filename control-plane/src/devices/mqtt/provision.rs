@@ -105,6 +105,15 @@ pub(crate) async fn provision(
     app: &App,
     request: Request,
 ) -> Result<serde_json::Value, StoreError> {
+    let asked = request.clone();
+    let known = app
+        .store
+        .read::<_, StoreError, _>(move |connection| profiles::group(connection, &asked))
+        .await?;
+    if known.is_none() {
+        // Before anything is hashed: that costs as much for who knows no secret.
+        return Ok(profiles::not_found());
+    }
     let _turn = TURNS.acquire().await.map_err(|_| StoreError::Closed)?;
     let prepared = tokio::task::spawn_blocking(move || profiles::prepare(request))
         .await

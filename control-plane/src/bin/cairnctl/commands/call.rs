@@ -16,9 +16,10 @@ use crate::output::{Output, clean};
 pub struct Rpc {
     /// The device's id
     id: String,
-    /// What to do, as reboot, restart-unit, collect-diagnostics, run-action, status
+    /// What to do: status, logs, reboot, restart-unit, run-action, collect-diagnostics, forgive-release or
+    /// factory-reset; docs/agent.md says what each takes
     method: String,
-    /// With what, as JSON
+    /// With what, as a JSON object such as {"unit": "web.service"}
     #[arg(value_name = "PARAMS_JSON", value_parser = json_value)]
     params: Option<Value>,
     /// How long to wait for the answer
@@ -109,6 +110,9 @@ impl Logs {
         let answer = call(&self.id, method::LOGS, params, self.timeout).await?;
         refused(&self.id, &answer)?;
         let result = field(&answer, "result");
+        if field(result, "lines").as_array().is_some_and(Vec::is_empty) {
+            output.note("the journal has no such lines of this boot");
+        }
         output.result(result, || {
             let lines = field(result, "lines")
                 .as_array()

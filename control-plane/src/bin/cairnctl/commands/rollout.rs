@@ -61,7 +61,7 @@ pub enum Command {
         #[arg(long, default_value_t = 1000, value_name = "N")]
         devices: usize,
     },
-    /// Watch a rollout until it ends or halts; fails unless it finished
+    /// Watch a rollout until it ends or halts; fails unless it finished with a good device
     Watch {
         /// Its number
         id: i64,
@@ -96,25 +96,31 @@ pub struct Create {
     /// Devices in a first small wave
     #[arg(long, value_name = "N")]
     canary: Option<u64>,
-    /// All devices so far at the end of each wave, as 10%,50%,100%
+    /// All devices so far at the end of each wave: shares as 10%,50%,100%, or numbers of devices as 10,50
     #[arg(long, value_delimiter = ',', value_name = "SHARES")]
     waves: Vec<String>,
-    /// How long a wave is watched before the next one
+    /// How long a wave is watched before the next one, as 1h [server's default: not at all]
     #[arg(long, value_name = "DURATION")]
     soak: Option<String>,
-    /// Halt when so many devices have failed
+    /// Halt when so many devices have failed; without this and --max-failure-rate the first failure halts
     #[arg(long, value_name = "N")]
     max_failures: Option<u64>,
     /// Halt when so much of the outcomes are failures, as 5%
     #[arg(long, value_name = "RATE")]
     max_failure_rate: Option<String>,
+    /// Judge the rate from so many outcomes on [server's default: 10]
+    #[arg(long, value_name = "N", requires = "max_failure_rate")]
+    min_outcomes: Option<u64>,
     /// Give the order in these hours (UTC) only, as 02:00-05:00 (repeatable)
     #[arg(long = "window", value_name = "HOURS")]
     windows: Vec<String>,
-    /// How long a device may stay in each state
+    /// How long a wave waits for devices that don't show up [server's default: 7d]
+    #[arg(long, value_name = "DURATION")]
+    fill: Option<String>,
+    /// How long a device may stay in each state, one for all [server's defaults: docs/rollouts.md]
     #[arg(long, value_name = "DURATION")]
     deadline: Option<String>,
-    /// How often a device gets the order again after a failure that may pass
+    /// How often a device gets the order again after a failure that may pass [server's default: 2]
     #[arg(long, value_name = "N")]
     retries: Option<u32>,
     /// When devices restart: at once, or in their own maintenance window
@@ -123,7 +129,7 @@ pub struct Create {
     /// Let devices forget that the release failed on them before
     #[arg(long)]
     forgive: bool,
-    /// A signed order that allows a lower sequence
+    /// A signed order that allows a lower sequence, as `imgtool order` writes it
     #[arg(long, value_name = "FILE")]
     downgrade_order: Option<PathBuf>,
     /// Start it at once
@@ -167,6 +173,8 @@ impl Create {
         put("soak", json!(self.soak));
         put("max_failures", json!(self.max_failures));
         put("max_failure_rate", json!(self.max_failure_rate));
+        put("min_outcomes", json!(self.min_outcomes));
+        put("fill", json!(self.fill));
         put("window", json!(self.windows));
         put("deadline", json!(self.deadline));
         put("retries", json!(self.retries));
@@ -184,7 +192,11 @@ fn order(path: &std::path::Path) -> Result<Value> {
     let cannot = || Error::new(format!("cannot read the order {}", path.display()));
     let bytes = cairn_control_plane::releases::files::read(path, ORDER_LIMIT)
         .map_err(|error| cannot().because(error))?;
-    serde_json::from_slice(&bytes).map_err(|error| cannot().because(error))
+    serde_json::from_slice(&bytes).map_err(|error| {
+        cannot()
+            .because(error)
+            .hint("expected a file that `imgtool order` wrote")
+    })
 }
 
 /// Runs `rollout`.
@@ -264,6 +276,15 @@ async fn watch(client: &Client, id: i64, output: &Output) -> Result<()> {
             output.bytes(format!("{line}\n").as_bytes())?;
         }
         match field(&rollout, "status").as_str() {
+            Some("finished") if number(&rollout, "good") == 0 => {
+                return Err(
+                    Error::new(format!("rollout {id} finished without one good device"))
+                        .code("none-good")
+                        .hint(format!(
+                            "`cairnctl rollout show {id}` says what became of each"
+                        )),
+                );
+            }
             Some("finished") => return Ok(()),
             Some("halted") => {
                 return Err(Error::new(format!(

@@ -79,7 +79,14 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             };
             let toml = toml::to_string(&file)
                 .map_err(|error| Error::new("cannot write the token").because(error))?;
+            let replaced = path.exists();
             settings::write_secret(&path, toml.as_bytes())?;
+            if replaced {
+                output.note(&format!(
+                    "note: {} was replaced; the token that it held stays good until it is revoked (`cairnctl token list`)",
+                    path.display()
+                ));
+            }
             // It is in the file; what goes to a log needn't have it.
             if let Value::Object(token) = &mut token {
                 token.remove("token");
