@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use cairn_tests::tools;
 
-const PARTS: [(&str, fn() -> Result<()>); 3] = [
+type Part = (&'static str, fn() -> Result<()>);
+
+const PARTS: [Part; 3] = [
     ("images", images::run),
     ("control", control::run),
     ("agent", agent::run),
