@@ -7,7 +7,7 @@ HOST := x86_64-unknown-linux-gnu
 .PHONY: help demo test soak bench fmt lint setup imgtool hook agent control clean
 
 help:
-	@echo "make demo    build two releases, flash a disk, boot both in QEMU, report"
+	@echo "make demo    build releases, boot them in QEMU, roll one out to two nodes, report"
 	@echo "make test    every test, the whole-system ones in QEMU included"
 	@echo "make soak    the power cuts of the tests, ten times as many and more; hours"
 	@echo "make bench   speed and size, each against a peer measured in the same run"

@@ -5,7 +5,7 @@ pub mod server;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -117,13 +117,16 @@ async fn connect_all(
 /// The server dies by `kill -9` and starts again on its ports; each device comes back by itself and says one thing.
 async fn back(devices: &[Arc<Device>], sessions: Vec<Session>, server: &mut Server) -> Result<()> {
     let errors = Arc::new(AtomicUsize::new(0));
+    let ready = Arc::new(AtomicBool::new(false));
     let mut tasks = JoinSet::new();
     for (device, mut session) in devices.iter().cloned().zip(sessions) {
-        let (errors, address) = (Arc::clone(&errors), server.mqtt);
+        let (errors, ready, address) = (Arc::clone(&errors), Arc::clone(&ready), server.mqtt);
         tasks.spawn(async move {
             session.closed().await;
             let deadline = Instant::now() + 2 * BACK_WITHIN;
             loop {
+                // Before that nobody listens, or somebody who is dying.
+                let counts = ready.load(Ordering::Acquire);
                 let refused = match device.connect(address).await {
                     Ok(mut session) => {
                         let said = vec![br#"{"back":true}"#.to_vec()];
@@ -134,11 +137,7 @@ async fn back(devices: &[Arc<Device>], sessions: Vec<Session>, server: &mut Serv
                     }
                     Err(error) => error,
                 };
-                // Nobody listens yet; anything else is the server's fault.
-                let down = refused
-                    .downcast_ref::<std::io::Error>()
-                    .is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
-                if !down {
+                if counts {
                     errors.fetch_add(1, Ordering::Relaxed);
                 }
                 if Instant::now() > deadline {
@@ -149,6 +148,7 @@ async fn back(devices: &[Arc<Device>], sessions: Vec<Session>, server: &mut Serv
         });
     }
     server.kill_and_restart()?;
+    ready.store(true, Ordering::Release);
     let up = Instant::now();
     let mut sessions = Vec::new();
     while let Some(session) = tasks.join_next().await {

@@ -35,6 +35,7 @@ impl Mosquitto {
         let child = Command::new(tools::require("mosquitto")?)
             .arg("-c")
             .arg(&config)
+            .stderr(fs::File::create(dir.join("mosquitto.log"))?)
             .spawn()
             .context("cannot start mosquitto")?;
         let mut broker = Self { child, address };
