@@ -14,6 +14,9 @@ const BAKED: &str = "etc/cairn/site.toml";
 /// Where the control plane's CA lies in the image.
 const CA: &str = "etc/cairn/control-plane-ca.pem";
 
+/// The agent's settings that come from the site file.
+const AGENT: &str = "etc/cairn/agent.d/10-site.toml";
+
 /// Bakes `site`, which was read from `path`, into `root`.
 ///
 /// # Errors
@@ -24,9 +27,14 @@ pub fn bake(root: &Path, site: &Site, path: &Path) -> Result<()> {
     };
     let mut baked = site.clone();
     baked.file.clear();
-    if let Some(ControlPlane { ca, .. }) = &mut baked.control_plane {
+    if let Some(ControlPlane { ca, address }) = &mut baked.control_plane {
         copy(&source(ca)?, root, CA)?;
         *ca = PathBuf::from("/").join(CA);
+        let mut server = toml::Table::new();
+        server.insert("url".to_owned(), address.clone().into());
+        server.insert("ca".to_owned(), format!("/{CA}").into());
+        let settings: toml::Table = [("server".to_owned(), server.into())].into_iter().collect();
+        write(root, AGENT, &settings.to_string())?;
     }
     let text = toml::to_string(&baked)
         .map_err(|e| Error::failed("cannot write the site file's baked form").because(e))?;
@@ -172,6 +180,10 @@ mod tests {
         assert_eq!(read("etc/motd"), "hello");
         assert_eq!(read(CA), "CA");
         assert!(read(BAKED).contains("/etc/cairn/control-plane-ca.pem"));
+        assert_eq!(
+            read(AGENT),
+            "[server]\nca = \"/etc/cairn/control-plane-ca.pem\"\nurl = \"https://c.example\"\n"
+        );
         assert_eq!(
             read("usr/lib/cairn/hostname-pattern"),
             "edge-{machine-id}\n"

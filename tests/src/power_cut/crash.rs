@@ -3,8 +3,9 @@
 //! Between two flushes a disk may write what it was given in any order, and so lose
 //! any of it; the last sectors of a write may be missing. What is never assumed: a
 //! sector of 512 bytes that is half old and half new, nor an ext4 superblock of which one
-//! of its two sectors is old: ext4 sums it up and writes it in place, and no kernel mounts
-//! one that is torn. What a flush came after, and what was written with FUA, is there.
+//! of its two sectors is old. The hook mends such a one, and a test of its own shows that
+//! (`tests/tests/boot/tamper.rs`); the tools that look at the disk here refuse it.
+//! What a flush came after, and what was written with FUA, is there.
 
 use std::ops::Range;
 
