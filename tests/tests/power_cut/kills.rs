@@ -9,7 +9,7 @@ use cairn_tests::Node;
 use cairn_tests::power_cut::Random;
 
 /// Power cuts in all.
-const KILLS: (usize, usize) = (10, 100);
+const KILLS: (usize, usize) = (2, 100);
 /// Power cuts that one node goes through in one update, at most. It has more tries.
 const IN_ONE_UPDATE: usize = 5;
 /// How long a node runs at most before it is cut off: an update takes about as long.
