@@ -12,7 +12,7 @@ use cairn_tests::site::Site;
 use cairn_tests::{Fleet, Workshop, fleet, operator};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use agent::Agent;
 
@@ -188,7 +188,7 @@ fn an_outbox_over_its_budget_drops_the_oldest_samples_and_says_how_many() -> Res
     })?;
     let own = agent.status()?["outbox"]["dropped"].clone();
     ensure!(
-        own == Value::from(told),
+        own == told,
         "the agent counts {own}, the control plane was told {told}"
     );
     ensure!(
