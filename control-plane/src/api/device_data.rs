@@ -10,7 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use cairn_wire::Object;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -22,6 +22,7 @@ use crate::people::{Need, audit, scope_type};
 use crate::registry::attributes::{self, AttributeError, Scope};
 use crate::registry::{self, DeviceId, is_label};
 use crate::releases::files;
+use crate::telemetry::{self, Sample};
 
 /// No file of evidence is larger, in bytes.
 const EVIDENCE_LIMIT: u64 = 8 << 20;
@@ -69,17 +70,6 @@ pub struct Wanted {
     to: Option<i64>,
     /// At most so many, up to 10000; 100 if not said.
     limit: Option<usize>,
-}
-
-/// One value of one key at one moment.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Sample {
-    /// The key.
-    pub key: String,
-    /// Milliseconds since 1970.
-    pub ts: i64,
-    /// The value.
-    pub value: Value,
 }
 
 /// A file of evidence.
@@ -220,8 +210,8 @@ async fn telemetry(
         .read::<_, ApiError, _>(move |connection| {
             registry::get(connection, &id)?.ok_or_else(|| unknown(&id))?;
             Ok(match &wanted.key {
-                Some(key) => super::timeline::samples(connection, &id, key, from..to, limit)?,
-                None => super::timeline::newest(connection, &id)?,
+                Some(key) => telemetry::samples(connection, &id, key, from..to, limit)?,
+                None => telemetry::newest(connection, &id)?,
             })
         })
         .await?;

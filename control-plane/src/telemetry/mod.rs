@@ -15,7 +15,7 @@ use crate::rollouts::Rollouts;
 use crate::store::StoreError;
 
 pub use prune::prune;
-pub use query::{Latest, Sample, latest, series};
+pub use query::{Sample, newest, samples};
 
 /// Values that one record may have.
 pub const MAX_VALUES: usize = 1024;

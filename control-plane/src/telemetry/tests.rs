@@ -33,7 +33,7 @@ async fn a_record_with_an_id_counts_once_and_for_its_own_device() {
     let other = r#"{"ts":7,"values":{"a":1},"cairn":{"log":"cd","seq":1}}"#;
     assert_eq!(put(&store, "x", other, 9).await, counts(1, 0));
     let found = store
-        .read::<_, StoreError, _>(|c| series(c, "x", "a", 10))
+        .read::<_, StoreError, _>(|c| samples(c, "x", "a", 0..i64::MAX, 10))
         .await
         .unwrap();
     assert_eq!(
@@ -49,7 +49,7 @@ async fn values_without_a_time_keep_their_order_and_their_number() {
     // The clock of the server went back.
     put(&store, "x", r#"{"a":4}"#, 100).await;
     let found = store
-        .read::<_, StoreError, _>(|c| series(c, "x", "a", 10))
+        .read::<_, StoreError, _>(|c| samples(c, "x", "a", 0..i64::MAX, 10))
         .await
         .unwrap();
     let found: Vec<_> = found
@@ -66,12 +66,12 @@ async fn values_without_a_time_keep_their_order_and_their_number() {
         ]
     );
     let newest = store
-        .read::<_, StoreError, _>(|c| latest(c, "x"))
+        .read::<_, StoreError, _>(|c| newest(c, "x"))
         .await
         .unwrap();
     let newest: Vec<_> = newest
         .iter()
-        .map(|latest| (latest.key.as_str(), latest.ts))
+        .map(|sample| (sample.key.as_str(), sample.ts))
         .collect();
     assert_eq!(newest, [("a", 103), ("b", 100)]);
 }
@@ -82,12 +82,13 @@ async fn the_same_key_and_time_is_one_sample() {
     put(&store, "x", r#"{"ts":5,"values":{"a":1}}"#, 9).await;
     put(&store, "x", r#"{"ts":5,"values":{"a":2}}"#, 9).await;
     let found = store
-        .read::<_, StoreError, _>(|c| series(c, "x", "a", 10))
+        .read::<_, StoreError, _>(|c| samples(c, "x", "a", 0..i64::MAX, 10))
         .await
         .unwrap();
     assert_eq!(
         found,
         [Sample {
+            key: "a".into(),
             ts: 5,
             value: 2.into()
         }]
@@ -109,7 +110,7 @@ async fn what_is_old_goes_and_nothing_else() {
     assert_eq!(prune(&store, 50).await.unwrap(), 4);
     assert_eq!(prune(&store, 50).await.unwrap(), 0);
     let left = store
-        .read::<_, StoreError, _>(|c| latest(c, "y"))
+        .read::<_, StoreError, _>(|c| newest(c, "y"))
         .await
         .unwrap();
     assert_eq!(left.len(), 1);
