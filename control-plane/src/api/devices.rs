@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use rusqlite::Transaction;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
@@ -14,6 +15,7 @@ use super::{ApiError, Body, Page, PageQuery, Path, Query, to_the_end};
 use crate::app::App;
 use crate::people::{Need, audit, scope_type};
 use crate::registry::{self, Change, Filter};
+use crate::store::StoreError;
 
 /// A device.
 #[derive(Debug, Serialize, ToSchema)]
@@ -222,22 +224,7 @@ async fn revoke(
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     to_the_end(async move {
-        let device = id.clone();
-        app.store
-            .write::<_, ApiError, _>(move |tx| {
-                if !registry::revoke(tx, &id)? {
-                    return Err(unknown(&id));
-                }
-                Ok(audit(
-                    tx,
-                    &caller.who(),
-                    "device.revoke",
-                    &format!("device/{id}"),
-                    &json!({}),
-                )?)
-            })
-            .await?;
-        app.sessions.close(&device);
+        shut_out(&app, caller.who(), id, "device.revoke", registry::revoke).await?;
         Ok(StatusCode::NO_CONTENT)
     })
     .await
@@ -253,23 +240,36 @@ async fn remove(
 ) -> Result<StatusCode, ApiError> {
     to_the_end(async move {
         let device = id.clone();
-        app.store
-            .write::<_, ApiError, _>(move |tx| {
-                if !registry::remove(tx, &id)? {
-                    return Err(unknown(&id));
-                }
-                Ok(audit(
-                    tx,
-                    &caller.who(),
-                    "device.remove",
-                    &format!("device/{id}"),
-                    &json!({}),
-                )?)
-            })
-            .await?;
-        app.sessions.close(&device);
+        shut_out(&app, caller.who(), id, "device.remove", registry::remove).await?;
         super::device_data::remove_evidence(&app, &device).await;
         Ok(StatusCode::NO_CONTENT)
     })
     .await
+}
+
+/// Does `change`, which says whether there is such a device, with its line in the audit log; then the device's connections end.
+async fn shut_out(
+    app: &App,
+    who: String,
+    id: String,
+    action: &'static str,
+    change: fn(&Transaction<'_>, &str) -> Result<bool, StoreError>,
+) -> Result<(), ApiError> {
+    let device = id.clone();
+    app.store
+        .write::<_, ApiError, _>(move |tx| {
+            if !change(tx, &id)? {
+                return Err(unknown(&id));
+            }
+            Ok(audit(
+                tx,
+                &who,
+                action,
+                &format!("device/{id}"),
+                &json!({}),
+            )?)
+        })
+        .await?;
+    app.sessions.close(&device);
+    Ok(())
 }
