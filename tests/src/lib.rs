@@ -10,7 +10,7 @@
 //! | [`disk`] | a disk image: its partitions, files, faults and health |
 //! | [`swarm`] | many devices in one process, for benchmarks |
 //! | [`workshop`], [`fleet`] | programs, keys, packages and releases, made once |
-//! | [`site`], [`gate`] | a control plane, and the nodes' way to it |
+//! | [`server`], [`site`], [`gate`] | the control plane's process, a whole site, and the nodes' way to it |
 //! | [`node`] | a node: its disk, its machine, and what the control plane knows of it |
 //! | [`power_cut`] | what a power cut leaves of a disk, and whether it would boot |
 //! | [`tools`] | programs and folders of the host |
@@ -31,6 +31,7 @@ pub mod package;
 pub mod pacman_repo;
 pub mod power_cut;
 pub mod serial;
+pub mod server;
 pub mod site;
 pub mod swarm;
 pub mod test_package;

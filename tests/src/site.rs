@@ -4,23 +4,19 @@
 //! started again, or made to fail without a node's configuration changing.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
+use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::fd::OwnedFd;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::fleet::Fleet;
 use crate::gate::{self, Gate, Protocol, Way};
+use crate::server::{Ready, START, Server};
 use crate::tools;
 
 /// The host, as a machine of QEMU's user network sees it.
@@ -29,8 +25,6 @@ pub const HOST: &str = "10.0.2.2";
 pub const GROUP: &str = "fleet";
 const USER: &str = "operator";
 const PASSWORD: &str = "only for tests, too";
-/// How long the server may take to start or to stop, beside two machines under emulation.
-const START: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(300);
 
 /// A control plane.
@@ -44,22 +38,6 @@ pub struct Site {
     mqtt: Gate,
     server: Option<Server>,
     has_account: bool,
-}
-
-/// What the server prints when it is ready.
-#[derive(Debug, Deserialize)]
-struct Ready {
-    https: SocketAddr,
-    mqtt: SocketAddr,
-    admin: SocketAddr,
-    ca: PathBuf,
-}
-
-struct Server {
-    process: OwnedFd,
-    ready: Ready,
-    /// Starts the process, reads what it prints, and waits for its end.
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Site {
@@ -327,27 +305,13 @@ impl Site {
     }
 
     fn serve_command(&self) -> Result<Command> {
-        let mut command = Command::new(tools::require("setpriv")?);
+        let mut command = Server::command(&self.fleet.programs.control, &self.data(), &self.log)?;
         command
-            // Whatever ends the test ends the server.
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(&self.fleet.programs.control)
-            .args(["serve", "--https", "127.0.0.1:0", "--mqtt", "127.0.0.1:0"])
-            .args([
-                "--admin",
-                "127.0.0.1:0",
-                "--name",
-                self.host,
-                "--public-url",
-            ])
+            .args(["--https", "127.0.0.1:0", "--mqtt", "127.0.0.1:0"])
+            .args(["--name", self.host, "--public-url"])
             .arg(self.node_url())
             .arg("--public-mqtt")
-            .arg(format!("{}:{}", self.host, self.mqtt.port()))
-            .arg("--data")
-            .arg(self.data())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(fs::File::options().append(true).open(&self.log)?);
+            .arg(format!("{}:{}", self.host, self.mqtt.port()));
         Ok(command)
     }
 }
@@ -356,63 +320,3 @@ impl Site {
 const SERVER_CERTIFICATE: &str = "tls/server.pem";
 /// And the key to it.
 const SERVER_KEY: &str = "tls/server.key";
-
-impl Server {
-    /// The signal at the parent's death comes when the *thread* that started the process
-    /// dies, so a thread of its own starts it and stays until its end.
-    fn start(mut command: Command) -> Result<Self> {
-        let (started, process) = mpsc::channel();
-        let (said, line) = mpsc::channel();
-        let thread = thread::spawn(move || {
-            let child = command.spawn().map_err(anyhow::Error::from);
-            let child = child.and_then(|child| {
-                let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-                let pid = pid.context("the server has no process id")?;
-                Ok((pidfd_open(pid, PidfdFlags::empty())?, child))
-            });
-            let mut child = match child {
-                Ok((process, child)) => {
-                    let _ = started.send(Ok(process));
-                    child
-                }
-                Err(error) => return drop(started.send(Err(error))),
-            };
-            if let Some(stdout) = child.stdout.take() {
-                let mut stdout = BufReader::new(stdout);
-                let mut first = String::new();
-                let _ = stdout.read_line(&mut first);
-                let _ = said.send(first);
-                let _ = stdout.read_to_end(&mut Vec::new());
-            }
-            let _ = child.wait();
-        });
-        let process = process.recv().context("the starting thread died")??;
-        let ready = line
-            .recv_timeout(START)
-            .context("it isn't ready in time")
-            .and_then(|line| {
-                serde_json::from_str(&line).with_context(|| format!("it said {line:?}"))
-            });
-        match ready {
-            Ok(ready) => Ok(Self {
-                process,
-                ready,
-                thread: Some(thread),
-            }),
-            Err(error) => {
-                let _ = pidfd_send_signal(&process, Signal::KILL);
-                let _ = thread.join();
-                Err(error)
-            }
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = pidfd_send_signal(&self.process, Signal::KILL);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}

@@ -1,14 +1,13 @@
 //! `cairn-control`, built for release, with an account.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use cairn_system::Command;
+use cairn_tests::server::Server as Process;
 use cairn_tests::tools;
 use serde_json::Value;
 
@@ -19,7 +18,7 @@ pub struct Server {
     program: PathBuf,
     /// Its folder.
     pub data: PathBuf,
-    child: Child,
+    process: Option<Process>,
     /// `https://…`.
     pub url: String,
     /// Its MQTT listener.
@@ -59,12 +58,13 @@ impl Server {
             .stdin(PASSWORD)
             .run()?;
         let any: SocketAddr = "127.0.0.1:0".parse()?;
-        let (child, https, mqtt) = spawn(&program, &data, any, any)?;
+        let process = spawn(&program, &data, any, any)?;
+        let (https, mqtt) = (process.ready.https, process.ready.mqtt);
         let ca = fs::read_to_string(data.join("ca/ca.pem"))?;
         let server = Self {
             program,
             data,
-            child,
+            process: Some(process),
             url: format!("https://localhost:{}", https.port()),
             mqtt,
             https,
@@ -88,9 +88,9 @@ impl Server {
 
     /// Kills it with -9 and starts it again on the same ports; returns when it is ready.
     pub fn kill_and_restart(&mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        (self.child, _, _) = spawn(&self.program, &self.data, self.https, self.mqtt)?;
+        // The old one has to be gone before its ports can be taken.
+        self.process = None;
+        self.process = Some(spawn(&self.program, &self.data, self.https, self.mqtt)?);
         Ok(())
     }
 
@@ -111,7 +111,7 @@ impl Server {
 
     /// Its resident memory in bytes.
     pub fn resident(&self) -> Result<u64> {
-        resident(self.child.id())
+        resident(self.process.as_ref().context("the server doesn't run")?.id)
     }
 
     /// How many devices are online.
@@ -145,13 +145,6 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// A process's resident memory in bytes.
 pub fn resident(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -165,44 +158,10 @@ pub fn resident(pid: u32) -> Result<u64> {
     Ok(kib * 1024)
 }
 
-fn spawn(
-    program: &Path,
-    data: &Path,
-    https: SocketAddr,
-    mqtt: SocketAddr,
-) -> Result<(Child, SocketAddr, SocketAddr)> {
-    let mut child = std::process::Command::new(program)
-        .args(["serve", "--data"])
-        .arg(data)
-        .args([
-            "--https",
-            &https.to_string(),
-            "--mqtt",
-            &mqtt.to_string(),
-            "--admin",
-            "127.0.0.1:0",
-        ])
-        .env("RUST_LOG", "warn")
-        .stdout(Stdio::piped())
-        .stderr(
-            fs::File::options()
-                .create(true)
-                .append(true)
-                .open(data.with_extension("log"))?,
-        )
-        .spawn()
-        .context("cannot start cairn-control")?;
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().context("no stdout")?).read_line(&mut line)?;
-    ensure!(
-        !line.is_empty(),
-        "cairn-control ended; see {}",
-        data.with_extension("log").display()
-    );
-    let ready: Value =
-        serde_json::from_str(&line).context("cairn-control's first line is not JSON")?;
-    let address = |name: &str| -> Result<SocketAddr> {
-        Ok(ready[name].as_str().context("no address")?.parse()?)
-    };
-    Ok((child, address("https")?, address("mqtt")?))
+fn spawn(program: &Path, data: &Path, https: SocketAddr, mqtt: SocketAddr) -> Result<Process> {
+    let mut command = Process::command(program, data, &data.with_extension("log"))?;
+    command
+        .args(["--https", &https.to_string(), "--mqtt", &mqtt.to_string()])
+        .env("RUST_LOG", "warn");
+    Process::start(command).context("cairn-control")
 }
