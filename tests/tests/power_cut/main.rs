@@ -11,7 +11,7 @@ mod states;
 
 use anyhow::{Context, Result, bail, ensure};
 use cairn_release::TrustRoot;
-use cairn_tests::fleet::{FIRST, SECOND};
+use cairn_tests::fleet::{FIRST, SECOND, THIRD};
 use cairn_tests::power_cut::{Plan, Sweep};
 use cairn_tests::{Fleet, Site, Vm, Workshop};
 use regex::Regex;

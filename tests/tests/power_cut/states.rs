@@ -11,7 +11,7 @@ use cairn_tests::{Disk, Node, Writes};
 /// Power cuts between one flush and the next.
 const CUTS: (usize, usize) = (10, 100);
 /// States that are really booted.
-const BOOTED: (usize, usize) = (4, 200);
+const BOOTED: (usize, usize) = (20, 200);
 /// What the agent says once it has read its own state.
 const AGENT: &str = "the agent runs";
 /// Machines at once.
