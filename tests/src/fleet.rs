@@ -158,17 +158,14 @@ impl Fleet {
             workshop,
             programs,
         };
-        let dir = home.join(fleet.key()?);
-        if !dir.is_dir() {
-            forget_old(&home)?;
-            let partial = tempfile::Builder::new()
-                .prefix(".partial-")
-                .tempdir_in(&home)?;
-            fleet.dir = partial.path().to_owned();
-            fleet.make(&RELEASES.map(|(version, ..)| version))?;
-            fs::rename(partial.keep(), &dir)?;
-        }
-        fleet.dir = dir;
+        let key = fleet.key()?;
+        fleet.dir = tools::made_once(&home, &key, |dir| {
+            Self {
+                dir: dir.to_owned(),
+                ..fleet.clone()
+            }
+            .make(&RELEASES.map(|(version, ..)| version))
+        })?;
         Ok(fleet)
     }
 
@@ -246,15 +243,12 @@ impl Fleet {
             &site,
             format!("format = 1\n[[file]]\nsource = \"extra\"\npath = {path:?}\nmode = {mode:?}\n"),
         )?;
-        let theirs = self.workshop.profile().display().to_string();
-        let args = self
-            .workshop
-            .build_args(version, *sequence, &self.dir.join("releases"))
-            .into_iter()
-            .map(|arg| match arg == theirs {
-                true => self.profile().display().to_string(),
-                false => arg,
-            });
+        let args = self.workshop.build_args_of(
+            &self.profile(),
+            version,
+            *sequence,
+            &self.dir.join("releases"),
+        );
         self.workshop
             .imgtool(args)
             .env("CAIRN_PACKAGE_CACHE", self.dir.join("cache"))
@@ -333,19 +327,4 @@ impl Fleet {
 
 fn node_profile() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("profile-node")
-}
-
-/// A fleet takes a gigabyte, and each new agent makes one. What hasn't been made
-/// today is nobody's any more.
-fn forget_old(home: &Path) -> Result<()> {
-    const DAY: Duration = Duration::from_secs(86_400);
-    for entry in fs::read_dir(home)? {
-        let entry = entry?;
-        let about = entry.metadata()?;
-        let old = about.modified()?.elapsed().is_ok_and(|age| age > DAY);
-        if about.is_dir() && old {
-            fs::remove_dir_all(entry.path())?;
-        }
-    }
-    Ok(())
 }

@@ -55,6 +55,54 @@ pub fn cache_dir() -> Result<PathBuf> {
         .with_context(|| format!("cannot find {}", dir.display()))
 }
 
+/// Gives the folder `home/key`, which `make` makes in a folder beside it if nobody has.
+/// The caller holds a lock on `home`. Of older ones the newest few are kept: each takes a
+/// gigabyte, and each change of a program makes one.
+///
+/// # Errors
+/// If it can't be made.
+pub fn made_once(
+    home: &Path,
+    key: &str,
+    make: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let dir = home.join(key);
+    if !dir.is_dir() {
+        forget_old(home)?;
+        let partial = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(home)?;
+        make(partial.path())?;
+        fs::rename(partial.keep(), &dir)?;
+    }
+    Ok(dir)
+}
+
+/// What is not whole yet.
+const PARTIAL: &str = ".partial-";
+
+fn forget_old(home: &Path) -> Result<()> {
+    const KEPT: usize = 2;
+    let mut whole = Vec::new();
+    for entry in fs::read_dir(home)? {
+        let entry = entry?;
+        let about = entry.metadata()?;
+        if !about.is_dir() {
+            continue;
+        }
+        // Nobody else makes one now, so its maker was killed.
+        if entry.file_name().to_string_lossy().starts_with(PARTIAL) {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            whole.push((about.modified()?, entry.path()));
+        }
+    }
+    whole.sort();
+    whole.reverse();
+    for (_, path) in whole.iter().skip(KEPT) {
+        fs::remove_dir_all(path)?;
+    }
+    Ok(())
+}
+
 /// A lock that other processes respect too, held until it is dropped.
 #[derive(Debug)]
 pub struct FileLock(#[allow(dead_code, reason = "closing the file is what unlocks")] File);

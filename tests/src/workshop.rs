@@ -111,23 +111,19 @@ impl Workshop {
         let _lock = FileLock::wait(&home.join("lock"))?;
         let programs = Programs::build(false)?;
         let repo = PacmanRepo::ensure()?;
-        let dir = home.join(key(&programs, &repo)?);
-        let workshop = Self {
-            dir,
+        let mut workshop = Self {
+            dir: PathBuf::new(),
             programs,
             repo,
         };
-        if !workshop.dir.is_dir() {
-            let partial = tempfile::Builder::new()
-                .prefix(".partial-")
-                .tempdir_in(&home)?;
+        let key = key(&workshop.programs, &workshop.repo)?;
+        workshop.dir = tools::made_once(&home, &key, |dir| {
             Self {
-                dir: partial.path().to_owned(),
+                dir: dir.to_owned(),
                 ..workshop.clone()
             }
-            .make()?;
-            fs::rename(partial.keep(), &workshop.dir)?;
-        }
+            .make()
+        })?;
         Ok(workshop)
     }
 
@@ -136,13 +132,12 @@ impl Workshop {
         &self.dir
     }
 
-    /// imgtool, quiet, with the passphrase, the hook and the moment set.
+    /// imgtool, quiet, with the passphrase and the moment set.
     pub fn imgtool<A: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
         Command::new(&self.programs.imgtool)
             .arg("--quiet")
             .args(args)
             .env("CAIRN_PASSPHRASE", PASSPHRASE)
-            .env("CAIRN_INITRAMFS_HOOK", &self.programs.hook)
             .env("CAIRN_PACKAGE_CACHE", self.dir.join("cache"))
             .env("SOURCE_DATE_EPOCH", EPOCH)
             .dir(&self.dir)
@@ -184,13 +179,26 @@ impl Workshop {
         self.dir.join("releases").join(version)
     }
 
-    /// The options that `imgtool build` always takes here.
+    /// `imgtool build` of this workshop's profile, which has no package of the hook.
     pub fn build_args(&self, version: &str, sequence: u32, out: &Path) -> Vec<String> {
+        let mut args = self.build_args_of(&self.profile(), version, sequence, out);
+        args.extend(["--hook".into(), self.programs.hook.display().to_string()]);
+        args
+    }
+
+    /// `imgtool build` of some profile, with this workshop's keys.
+    pub fn build_args_of(
+        &self,
+        profile: &Path,
+        version: &str,
+        sequence: u32,
+        out: &Path,
+    ) -> Vec<String> {
         let show = |path: &Path| path.display().to_string();
         [
             "build".into(),
             "--profile".into(),
-            show(&self.profile()),
+            show(profile),
             "--version".into(),
             version.into(),
             "--sequence".into(),

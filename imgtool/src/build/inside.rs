@@ -1,6 +1,7 @@
 //! What is done inside the sandbox to make a release: from packages to two closed
 //! images. Signing is asked of the outside.
 
+use super::hook::Hook;
 use super::work_area::{Devices, mount_at};
 use super::{bake, bill, image, initramfs, listing, pacman, tree};
 use crate::error::{Error, Result};
@@ -37,8 +38,8 @@ pub struct Job {
     pub out: PathBuf,
     /// pacman's downloads.
     pub cache: PathBuf,
-    /// The hook's binary.
-    pub hook: PathBuf,
+    /// The initramfs hook.
+    pub hook: Hook,
     /// The trust root that goes into the initramfs.
     pub trust: Vec<u8>,
     /// Size of the work area.
@@ -102,7 +103,7 @@ pub fn make(job: Job, outside: &Outside) -> Result<Made> {
             })
         });
         let size = outside.step("making the initramfs", || {
-            complete(&job, &profile, &kernel, outside)
+            complete(&job, &profile, &kernel, &root, outside)
         })?;
         let container = scope.spawn(|| {
             let path = out(name::KERNEL);
@@ -169,12 +170,13 @@ fn complete(
     job: &Job,
     profile: &Profile,
     kernel: &tree::KernelTree,
+    root: &Path,
     outside: &Outside,
 ) -> Result<u64> {
     let initramfs = initramfs::pack(
         kernel,
         &profile.settings.initramfs,
-        &job.hook,
+        &job.hook.find(root)?,
         &job.trust,
         job.epoch,
     )?;

@@ -2,6 +2,7 @@
 
 mod bake;
 mod bill;
+mod hook;
 mod image;
 mod initramfs;
 pub mod inside;
@@ -21,6 +22,7 @@ use crate::{interrupt, sandbox, trust};
 use cairn_release::digest::Hasher;
 use cairn_release::manifest::{self, Manifest};
 use cairn_release::{Digest, Sequence, Timestamp, TrustRoot, Version, name};
+use hook::Hook;
 use inside::{Job, Made, SIGNED};
 use serde::Serialize;
 use std::fs;
@@ -71,7 +73,7 @@ pub struct Args {
     passphrase: PassphraseArgs,
     #[command(flatten)]
     place: Place,
-    /// The initramfs hook's static binary
+    /// The initramfs hook's static binary, in place of the one in the image's packages
     #[arg(long, value_name = "FILE", env = "CAIRN_INITRAMFS_HOOK")]
     hook: Option<PathBuf>,
 }
@@ -179,7 +181,7 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
     let root = TrustRoot::parse(&trust_bytes).map_err(|e| {
         Error::refused(format!("{}: no usable trust root", args.trust.display())).because(e)
     })?;
-    let hook = absolute(&find_hook(args.hook.as_deref())?)?;
+    let hook = Hook::choose(args.hook.as_deref())?;
     let release_keys = args
         .keys
         .iter()
@@ -304,33 +306,6 @@ fn sign(
     ));
     fs::write(&signature, boot_key.sign_detached(&bytes, epoch)?)
         .map_err(|e| cannot("write", &signature, e))
-}
-
-/// The hook's binary: as told, beside imgtool, or where the package puts it.
-fn find_hook(told: Option<&Path>) -> Result<PathBuf> {
-    let own = std::env::current_exe().unwrap_or_default();
-    let places = match told {
-        Some(path) => vec![path.to_owned()],
-        None => vec![
-            own.with_file_name("cairn-initramfs-hook"),
-            "/usr/lib/cairn/cairn-initramfs-hook".into(),
-        ],
-    };
-    places
-        .iter()
-        .find(|path| path.is_file())
-        .cloned()
-        .ok_or_else(|| {
-            let list: Vec<_> = places
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect();
-            Error::input(format!(
-                "there is no initramfs hook at {}",
-                list.join(" or ")
-            ))
-            .hint("make it with `make hook`, and name it with --hook or CAIRN_INITRAMFS_HOOK")
-        })
 }
 
 /// One digest for everything that the caller gave: profile, site and its files.
