@@ -13,9 +13,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Where it begins on the device, and its length, in bytes.
-const AT: u64 = 1024;
-const LEN: usize = 1024;
+/// Where it begins on the device, in bytes.
+pub const AT: u64 = 1024;
+/// Its length in bytes.
+pub const LEN: usize = 1024;
 /// Where in it the sum lies: it ends it.
 const SUM: usize = LEN - 4;
 /// `s_magic`, little endian.
@@ -39,7 +40,8 @@ pub fn mend(device: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-fn refit(block: &mut [u8; LEN]) -> bool {
+/// Makes the sum of a superblock fit, if there is one and it doesn't. Says whether it did.
+pub fn refit(block: &mut [u8; LEN]) -> bool {
     let superblock = block[MAGIC.0..].starts_with(&MAGIC.1) && block[HAS_SUM.0] & HAS_SUM.1 != 0;
     let sum = crc32c(&block[..SUM]).to_le_bytes();
     let wrong = block[SUM..] != sum;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use cairn_release::{TrustRoot, Version};
 use tempfile::TempDir;
 
-use super::crash::{Crash, Random, Rules};
+use super::crash::{Crash, Random};
 use super::log::Op;
 use super::replay::Replay;
 use super::verdict::{Boots, judge};
@@ -57,6 +57,8 @@ pub struct Sweep {
     pub states: usize,
     /// How many of these needed no look, since nothing had changed.
     pub skipped: usize,
+    /// How many had a torn superblock, which the hook mends.
+    pub mended: usize,
     /// How often the file system was checked from end to end.
     pub whole_checks: usize,
     /// What would boot, and in how many states: "1.1.0 as trial".
@@ -83,20 +85,18 @@ impl Sweep {
             seed: plan.seed,
             ..Self::default()
         };
-        let rules = Rules {
-            sector: replay.history.sector,
-            together: onlooker.superblock(),
-        };
+        let sector = replay.history.sector;
         let end = replay.history.ops.len();
         while replay.position() < end {
             let from = replay.position();
             let mut random = Random::new(plan.seed ^ (from as u64) << 20);
             for _ in 0..plan.cuts {
-                let crash = Crash::random(&replay.history.ops, from, &rules, &mut random);
+                let crash = Crash::random(&replay.history.ops, from, sector, &mut random);
                 if crash.fates.is_empty() {
                     break;
                 }
                 replay.cut_power(&crash)?;
+                sweep.mended += usize::from(replay.mend_superblock(onlooker.data_start())?);
                 sweep.judge(&mut replay, &mut onlooker, crash, plan)?;
                 replay.take_back()?;
             }
@@ -176,12 +176,13 @@ impl fmt::Display for Sweep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} states of {} flushes judged in {:.1} s (seed {}, {} unchanged, {} checks by e2fsck): {} bad",
+            "{} states of {} flushes judged in {:.1} s (seed {}, {} unchanged, {} superblocks mended, {} checks by e2fsck): {} bad",
             self.states,
             self.flushes,
             self.took.as_secs_f32(),
             self.seed,
             self.skipped,
+            self.mended,
             self.whole_checks,
             self.bad.len()
         )?;

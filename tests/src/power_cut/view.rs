@@ -119,9 +119,9 @@ impl Onlooker {
         })
     }
 
-    /// Where DATA's superblock lies, in bytes of the disk.
-    pub fn superblock(&self) -> Range<u64> {
-        self.data.start + 1024..self.data.start + 2048
+    /// Where DATA begins, in bytes of the disk.
+    pub fn data_start(&self) -> u64 {
+        self.data.start
     }
 
     /// Looks; `touched` is what was written since the last look.
