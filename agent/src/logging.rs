@@ -60,3 +60,21 @@ pub fn start() {
             .try_init()
     };
 }
+
+/// What is logged while `work` runs, as JSON.
+#[cfg(test)]
+pub(crate) fn captured(work: impl FnOnce()) -> Vec<serde_json::Value> {
+    use std::io::{Seek as _, SeekFrom};
+
+    let mut file = tempfile::tempfile().unwrap();
+    let writer = std::sync::Arc::new(file.try_clone().unwrap());
+    let subscriber = tracing_subscriber::registry()
+        .with(tracing_subscriber::fmt::layer().json().with_writer(writer));
+    tracing::subscriber::with_default(subscriber, work);
+    file.seek(SeekFrom::Start(0)).unwrap();
+    std::io::read_to_string(file)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use super::backoff::Backoff;
 use super::health::Health;
+use super::http::Target;
 use super::{Http, LinkError, State};
 use crate::files;
 use crate::shutdown::Shutdown;
@@ -44,6 +45,13 @@ struct Inner {
     look: Notify,
     /// Whether the server has the document: then `fw_*` counts for nothing.
     has_document: Mutex<Option<bool>>,
+}
+
+/// The document that was seen last.
+struct Seen {
+    /// Whose it was: to another server, or of another node, its tag means nothing.
+    from: Arc<Target>,
+    etag: String,
 }
 
 impl Orders {
@@ -170,10 +178,10 @@ impl Orders {
         refused: Arc<Notify>,
         mut shutdown: Shutdown,
     ) {
-        let mut etag: Option<String> = None;
+        let mut seen = None;
         loop {
             let pause = if http.has_control_plane() {
-                match self.fetch(&http, &mut etag).await {
+                match self.fetch(&http, &mut seen).await {
                     Ok(()) => {
                         health.http(State::Up);
                         backoff.reset();
@@ -256,17 +264,19 @@ impl Orders {
         backoff.next(asked)
     }
 
-    async fn fetch(&self, http: &Http, etag: &mut Option<String>) -> Result<(), LinkError> {
+    async fn fetch(&self, http: &Http, seen: &mut Option<Seen>) -> Result<(), LinkError> {
         const PATH: &str = "/v1/me/desired";
-        let known = etag.clone();
+        let target = http.target();
+        // Taken: after an error or an answer without a tag it is asked for whole.
+        let known = seen.take().filter(|seen| Arc::ptr_eq(&seen.from, &target));
         let headers: Vec<(&str, &str)> = known
-            .as_deref()
-            .map(|tag| ("if-none-match", tag))
-            .into_iter()
+            .iter()
+            .map(|seen| ("if-none-match", seen.etag.as_str()))
             .collect();
         let response = http.get(PATH, None, &headers).await?;
         self.document(true);
         if response.status == 304 {
+            *seen = known;
             return Ok(());
         }
         let tag = response.etag.clone();
@@ -277,7 +287,7 @@ impl Orders {
                 reason: format!("expected the desired state: {error}"),
             })?;
         self.set(desired.release);
-        *etag = tag;
+        *seen = tag.map(|etag| Seen { from: target, etag });
         Ok(())
     }
 }
@@ -289,7 +299,13 @@ fn only_known(mut values: Object) -> Object {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::clock::Clock;
 
     fn firmware() -> Object {
         let json = serde_json::json!({
@@ -331,6 +347,65 @@ mod tests {
         orders.document(true);
         orders.change(Change::Set(firmware()));
         assert!(orders.watch().borrow().is_none());
+    }
+
+    /// A server whose document, always of revision 1, orders this version; and how often it gave it whole.
+    async fn server(version: &str) -> (Arc<Target>, Arc<AtomicU32>) {
+        let release = serde_json::json!({
+            "id": "o1", "version": version, "sequence": 2, "digest": "ab".repeat(32), "url": "/releases/x/",
+        });
+        let document = serde_json::json!({ "revision": 1, "release": release }).to_string();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = Some(format!("http://{}", listener.local_addr().unwrap()));
+        let whole = Arc::new(AtomicU32::new(0));
+        let count = whole.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    stream.read_buf(&mut request).await.unwrap();
+                }
+                let asked = String::from_utf8(request).unwrap();
+                let answer = if asked.contains("if-none-match: \"1\"") {
+                    "HTTP/1.1 304 Not Modified\r\nconnection: close\r\n\r\n".to_owned()
+                } else {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    let length = document.len();
+                    format!(
+                        "HTTP/1.1 200 OK\r\netag: \"1\"\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{document}"
+                    )
+                };
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let target = Target {
+            base,
+            ..Target::default()
+        };
+        (Arc::new(target), whole)
+    }
+
+    #[tokio::test]
+    async fn a_tag_counts_only_for_the_server_that_gave_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let orders = Orders::open(folder.path());
+        let ((first, whole), (second, _)) = (server("1.0").await, server("2.0").await);
+        let (target, now) = watch::channel(first.clone());
+        let http = Http::new(Clock::manual("b", 0, 0), now);
+        let mut seen = None;
+        let ordered = || orders.watch().borrow().clone().unwrap().version.to_string();
+        for _ in 0..3 {
+            orders.fetch(&http, &mut seen).await.unwrap();
+            assert_eq!(
+                (ordered(), whole.load(Ordering::Relaxed)),
+                ("1.0".to_owned(), 1)
+            );
+        }
+        for (server, version) in [(second, "2.0"), (first, "1.0")] {
+            target.send_replace(server);
+            orders.fetch(&http, &mut seen).await.unwrap();
+            assert_eq!(ordered(), version);
+        }
     }
 
     #[test]

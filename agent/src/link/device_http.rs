@@ -158,6 +158,7 @@ fn judge(error: &LinkError) -> End {
         return End::Refused(reason);
     }
     match error {
+        LinkError::NoServer => End::NoServer,
         LinkError::Status { .. } | LinkError::Answer { .. } => End::Failing {
             reason,
             blamed: false,

@@ -93,7 +93,7 @@ impl Health {
             let changed = *state != whole;
             if changed {
                 parts.connects += u64::from(whole == State::Up);
-                tracing::info!(link = ?whole, "the link");
+                tracing::info!(link = whole.name(), "{whole}");
                 *state = whole;
             }
             changed
@@ -116,7 +116,41 @@ fn combine(parts: &Parts) -> State {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::logging;
+
+    #[test]
+    fn changes_are_logged_in_plain_words_with_the_states_name() {
+        let health = Health::default();
+        let states = [
+            State::Up,
+            State::Down("no route".into()),
+            State::ServerFailing("503".into()),
+            State::Connecting,
+        ];
+        let logged = logging::captured(|| {
+            for state in &states {
+                health.session(state.clone());
+                health.session(state.clone());
+            }
+        });
+        let said: Vec<Value> = logged
+            .iter()
+            .map(|line| json!([line["fields"]["link"], line["fields"]["message"]]))
+            .collect();
+        let expected = [
+            json!(["up", "link up"]),
+            json!(["down", "link down: no route"]),
+            json!(["server-failing", "the server is failing: 503"]),
+            json!(["connecting", "connecting"]),
+        ];
+        assert_eq!(said, expected);
+        for state in states {
+            assert_eq!(json!(state)["state"], state.name());
+        }
+    }
 
     #[test]
     fn a_servers_wish_to_be_left_alone_is_kept() {

@@ -105,6 +105,11 @@ impl Http {
         Self::new(clock, watch::channel(Arc::new(target)).1)
     }
 
+    /// Where requests go and who asks, now.
+    pub fn target(&self) -> Arc<Target> {
+        self.0.target.borrow().clone()
+    }
+
     /// The prefix of ThingsBoard's HTTP API for this device: `/api/v1/me`, or with its token.
     pub fn device_api(&self) -> String {
         let target = self.0.target.borrow();

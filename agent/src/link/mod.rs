@@ -16,6 +16,8 @@ pub mod runner;
 pub mod settings;
 pub mod tls;
 
+use std::fmt;
+
 pub use http::{Http, HttpResponse};
 
 /// How the way to the server is.
@@ -31,6 +33,30 @@ pub enum State {
     ServerFailing(String),
     /// The server can't be reached; why.
     Down(String),
+}
+
+impl State {
+    /// Its name in JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Up => "up",
+            Self::ServerFailing(_) => "server-failing",
+            Self::Down(_) => "down",
+        }
+    }
+}
+
+/// For people.
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connecting => f.write_str("connecting"),
+            Self::Up => f.write_str("link up"),
+            Self::ServerFailing(reason) => write!(f, "the server is failing: {reason}"),
+            Self::Down(reason) => write!(f, "link down: {reason}"),
+        }
+    }
 }
 
 /// A request didn't get the answer that it should.

@@ -55,6 +55,8 @@ pub enum End {
     Shutdown,
     /// To start anew at once.
     Reload,
+    /// There is none to connect to: the node isn't enrolled yet.
+    NoServer,
     /// The server doesn't take this identity.
     Refused(String),
     /// The server answers, but not as it should. `blamed`: on a message.
@@ -79,6 +81,19 @@ impl End {
         Self::Lost {
             reason: reason.into(),
             blamed: false,
+        }
+    }
+
+    /// How the session is after it; none: it is about to begin again, or not at all.
+    pub fn state(&self) -> Option<State> {
+        match self {
+            Self::Shutdown | Self::Reload => None,
+            // No link is broken, and no server fails.
+            Self::NoServer => Some(State::Connecting),
+            Self::Refused(reason) | Self::Failing { reason, .. } => {
+                Some(State::ServerFailing(reason.clone()))
+            }
+            Self::Lost { reason, .. } => Some(State::Down(reason.clone())),
         }
     }
 
@@ -107,6 +122,7 @@ pub async fn run<Q: Queue>(mut parts: Parts<Q>, mut shutdown: Shutdown) -> Parts
     if pause(first.min(Duration::from_secs(2)), &mut parts, &mut shutdown).await {
         return parts;
     }
+    let mut told = false;
     loop {
         let started = Instant::now();
         let end = connect(&mut parts, &mut shutdown).await;
@@ -116,26 +132,34 @@ pub async fn run<Q: Queue>(mut parts: Parts<Q>, mut shutdown: Shutdown) -> Parts
         if started.elapsed() >= LASTED {
             backoff.reset();
         }
+        if let Some(state) = end.state() {
+            parts.health.session(state);
+        }
         let wait = match end {
             End::Shutdown => return parts,
             End::Reload => {
                 tracing::info!("the session starts anew");
                 Duration::ZERO
             }
+            End::NoServer => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::info!("no server is known: the node isn't enrolled yet");
+                }
+                // Looking costs nothing, and once there is one nothing has failed before.
+                backoff.reset();
+                backoff.next(None)
+            }
             End::Refused(reason) => {
                 tracing::warn!(reason, "the server refuses this node");
-                parts.health.session(State::ServerFailing(reason));
                 parts.refused.notify_one();
                 backoff.next(None)
             }
             End::Failing { reason, .. } => {
                 tracing::warn!(reason, "the server fails");
-                parts.health.session(State::ServerFailing(reason));
                 backoff.next(None)
             }
             End::Lost { reason, .. } => {
                 tracing::warn!(reason, "no connection");
-                parts.health.session(State::Down(reason));
                 backoff.next(None)
             }
         };
@@ -163,7 +187,8 @@ async fn pause<Q: Queue>(wait: Duration, parts: &mut Parts<Q>, shutdown: &mut Sh
     }
 }
 
-async fn connect<Q: Queue>(parts: &mut Parts<Q>, shutdown: &mut Shutdown) -> End {
+/// One connection, from its beginning to its end.
+pub(super) async fn connect<Q: Queue>(parts: &mut Parts<Q>, shutdown: &mut Shutdown) -> End {
     let identity = parts.standing.borrow_and_update().identity.clone();
     let target = match endpoint::target(&parts.settings, identity.as_ref()) {
         Ok(target) => target,
@@ -173,7 +198,7 @@ async fn connect<Q: Queue>(parts: &mut Parts<Q>, shutdown: &mut Shutdown) -> End
         Transport::Http => device_http::session(parts, shutdown).await,
         Transport::Mqtt => match endpoint::broker(&parts.settings, identity.as_ref()) {
             Err(error) => End::lost(error.to_string()),
-            Ok(None) => End::lost("no server is known: the node isn't enrolled"),
+            Ok(None) => End::NoServer,
             Ok(Some(broker)) => {
                 let client_id = endpoint::client_id(&parts.settings, identity.as_ref());
                 tracing::debug!(host = broker.host, port = broker.port, "connecting");

@@ -22,8 +22,8 @@ use super::health::Health;
 use super::http::Target;
 use super::memory::Memory;
 use super::pump::Pump;
-use super::runner::{self, Parts};
-use super::settings::{Input, ServerInput, Settings};
+use super::runner::{self, End, Parts};
+use super::settings::{Input, ServerInput, Settings, Transport};
 use super::{Http, State};
 use crate::clock::Clock;
 use crate::identity::keeper::Standing;
@@ -161,12 +161,17 @@ struct Node {
 }
 
 fn node(port: u16, records: u64) -> Node {
-    let folder = tempfile::tempdir().unwrap();
     let server = ServerInput {
         mqtt: Some(format!("mqtt://127.0.0.1:{port}")),
         ..ServerInput::default()
     };
+    node_of(&server, Transport::Mqtt, records)
+}
+
+fn node_of(server: &ServerInput, transport: Transport, records: u64) -> Node {
+    let folder = tempfile::tempdir().unwrap();
     let quick = Input {
+        transport: Some(transport),
         reconnect_min: Some("100ms".into()),
         reconnect_max: Some("200ms".into()),
         ..Input::default()
@@ -182,7 +187,7 @@ fn node(port: u16, records: u64) -> Node {
     );
     let orders = Orders::open(folder.path());
     let parts = Parts {
-        settings: Settings::check(&server, &quick).unwrap(),
+        settings: Settings::check(server, &quick).unwrap(),
         pump: Pump::new(queue.clone()),
         http: Http::fixed(clock.clone(), Target::default()),
         standing: standing_now,
@@ -320,6 +325,22 @@ async fn no_server_is_a_dead_link() {
             .now_or_never_none()
     );
     node.end().await;
+}
+
+#[tokio::test]
+async fn a_node_that_knows_no_server_blames_none() {
+    for transport in [Transport::Mqtt, Transport::Http] {
+        let node = node_of(&ServerInput::default(), transport, 1);
+        node.trigger.pull();
+        let mut parts = node.task.await.unwrap();
+        let (_trigger, mut shutdown) = shutdown::pair();
+        let end = runner::connect(&mut parts, &mut shutdown).await;
+        assert_eq!(end, End::NoServer, "{transport:?}");
+        node.health.session(end.state().unwrap());
+        // Then it enrols, and HTTP is the first to reach the server.
+        node.health.http(State::Up);
+        assert_eq!(*node.health.watch().borrow(), State::Connecting);
+    }
 }
 
 /// A call without a link has no answer yet.

@@ -1,6 +1,7 @@
 //! How each action of the state machine is done. All of them may be done again after a crash, and end the same.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ impl<E: Effects> Doer<E> {
                 .await
                 .map(|()| Event::Prepared),
             Action::Fetch { url, facts } => self.fetch(&url, &facts).await.map(|()| Event::Fetched),
-            Action::Verify { facts } => self.verify(&facts).await.map(|()| Event::Verified),
+            Action::Verify { facts } => self.verify(&facts).await,
             Action::Place { facts } => self.place(&facts).await.map(|()| Event::Placed),
             Action::Measure => Ok(Event::Measured {
                 baseline: judge::baseline(&self.effects, &self.settings.health).await,
@@ -242,44 +243,25 @@ impl<E: Effects> Doer<E> {
         Ok(())
     }
 
-    /// Reads back what is on the disk; what is damaged is fetched once more by whoever orders it again.
-    async fn verify(&self, facts: &Facts) -> Result<(), Cause> {
+    /// Reads back what is on the disk, and throws away what is damaged.
+    async fn verify(&self, facts: &Facts) -> Result<Event, Cause> {
         let version = &facts.version;
         (self.note)("reading back what was fetched".into());
-        let bytes = self
-            .effects
-            .manifest(version)
-            .map_err(|error| fetch::disk("read", Part::Manifest, &error))?;
-        let same = Envelope::parse(&bytes, manifest::PAYLOAD_TYPE)
-            .is_ok_and(|envelope| Digest::of(&envelope.payload) == facts.digest);
         let mut wrong = Vec::new();
-        if !same {
-            wrong.push((
-                Part::Manifest,
-                "manifest.dsse.json is another manifest".to_owned(),
-            ));
-        }
-        for (part, image) in [(Part::Kernel, &facts.kernel), (Part::Root, &facts.root)] {
-            let (size, digest) = self
-                .effects
-                .digest(version, part)
-                .await
-                .map_err(|error| fetch::disk("read", part, &error))?;
-            if (size, digest) != (image.size, image.sha256) {
-                let expected = format!("{} bytes with digest {}", image.size, image.sha256);
-                wrong.push((
-                    part,
-                    format!(
-                        "{}: expected {expected}, read back {size} with {digest}",
-                        part.name()
-                    ),
-                ));
+        for part in Part::ALL {
+            match self.damage(facts, part).await {
+                Ok(None) => {}
+                Ok(Some(damage)) => wrong.push((part, damage)),
+                // Thrown away before a cut.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    wrong.push((part, "it isn't there".to_owned()));
+                }
+                Err(error) => return Err(fetch::disk("read", part, &error)),
             }
         }
         if wrong.is_empty() {
-            return Ok(());
+            return Ok(Event::Verified);
         }
-        // Nothing of it may be taken for good at the next attempt.
         if self
             .effects
             .is_placed(version)
@@ -296,8 +278,32 @@ impl<E: Effects> Doer<E> {
                     .map_err(|error| fetch::disk("discard", *part, &error))?;
             }
         }
-        let reasons: Vec<String> = wrong.into_iter().map(|(_, reason)| reason).collect();
-        Err(Cause::passing(FailureKind::Verify, reasons.join("; ")))
+        let damages: Vec<String> = wrong
+            .into_iter()
+            .map(|(part, damage)| format!("{}: {damage}", part.name()))
+            .collect();
+        let what = damages.join("; ");
+        tracing::warn!(%version, what, "what was fetched is damaged");
+        Ok(Event::Damaged(what))
+    }
+
+    /// What is wrong with a file, if anything.
+    async fn damage(&self, facts: &Facts, part: Part) -> std::io::Result<Option<String>> {
+        let image = match part {
+            Part::Manifest => {
+                let bytes = self.effects.manifest(&facts.version)?;
+                let same = Envelope::parse(&bytes, manifest::PAYLOAD_TYPE)
+                    .is_ok_and(|envelope| Digest::of(&envelope.payload) == facts.digest);
+                return Ok((!same).then(|| "it is another manifest".to_owned()));
+            }
+            Part::Kernel => &facts.kernel,
+            Part::Root => &facts.root,
+        };
+        let (size, digest) = self.effects.digest(&facts.version, part).await?;
+        Ok((size != image.size || digest != image.sha256).then(|| {
+            let expected = format!("{} bytes with digest {}", image.size, image.sha256);
+            format!("expected {expected}, read back {size} with {digest}")
+        }))
     }
 
     async fn place(&self, facts: &Facts) -> Result<(), Cause> {

@@ -26,6 +26,7 @@ pub const EDGES: &[Edge] = &[
     ),
     ("Planned", "Fetching", "room made"),
     ("Fetching", "Verifying", "every byte is there"),
+    ("Verifying", "Fetching", "damaged, for the first time"),
     ("Verifying", "Verified", "read back, and right"),
     ("Verified", "Placed", "renamed, flushed, frozen and thawed"),
     ("Placed", "Armed", "boot state names the trial"),

@@ -76,6 +76,7 @@ impl Machine<'_> {
             (Phase::Checking, Event::Checked(checked)) => self.checked(*checked),
             (Phase::Planned { .. }, Event::Prepared) => self.enter(Phase::Fetching),
             (Phase::Fetching, Event::Fetched) => self.enter(Phase::Verifying),
+            (Phase::Verifying, Event::Damaged(what)) => self.damaged(what),
             (Phase::Verifying, Event::Verified) => self.enter(Phase::Verified),
             (Phase::Verified, Event::Placed) => self.enter(Phase::Placed),
             // Stored before the boot state is told: the trial may run at any moment from then on.
@@ -187,6 +188,7 @@ impl Machine<'_> {
             from: running.version,
             baseline: None,
             resumes: 0,
+            refetched: false,
         });
         self.work();
     }
@@ -220,6 +222,21 @@ impl Machine<'_> {
                 );
             }
         }
+    }
+
+    /// Lines and caches flip bits: what is damaged is fetched once more, and not again.
+    fn damaged(&mut self, what: String) {
+        let Some(update) = &mut self.state.update else {
+            return;
+        };
+        if update.refetched {
+            let reason = format!("damaged, fetched once more, and damaged again: {what}");
+            return self.fail(Cause::passing(FailureKind::Verify, reason));
+        }
+        update.refetched = true;
+        update.phase = Phase::Fetching;
+        update.resumes = 0;
+        self.work_with(true, Some(format!("damaged, fetched once more: {what}")));
     }
 
     /// What must stay. The release to come isn't among it: a leftover of its name may be another one.

@@ -214,6 +214,9 @@ pub struct Update {
     pub baseline: Option<BTreeSet<String>>,
     /// How often the agent began again in this phase.
     pub resumes: u32,
+    /// Whether what was read back damaged was fetched once more already.
+    #[serde(default)]
+    pub refetched: bool,
 }
 
 /// An update that ended.
@@ -290,6 +293,8 @@ pub enum Event {
     Fetched,
     /// [`Action::Verify`] is done.
     Verified,
+    /// As well, but this was damaged and is thrown away.
+    Damaged(String),
     /// [`Action::Place`] is done.
     Placed,
     /// [`Action::Measure`] is done.
@@ -334,7 +339,7 @@ pub enum Action {
         /// What.
         facts: Box<Facts>,
     },
-    /// Read from the disk what was written: [`Event::Verified`].
+    /// Read from the disk what was written: [`Event::Verified`] or [`Event::Damaged`].
     Verify {
         /// What.
         facts: Box<Facts>,

@@ -92,6 +92,7 @@ fn state(phase: Option<Phase>) -> State {
         from: version("1.0"),
         baseline: Some(BTreeSet::new()),
         resumes: 0,
+        refetched: false,
     });
     State {
         running: Some(running("1.0", 1)),
@@ -137,6 +138,7 @@ fn events() -> Vec<Event> {
         Event::Prepared,
         Event::Fetched,
         Event::Verified,
+        Event::Damaged("root.erofs".into()),
         Event::Placed,
         Event::Measured {
             baseline: BTreeSet::new(),

@@ -200,10 +200,11 @@ impl Effects for Fake {
             Some(Net::RangeIgnored) => 0,
             _ => from,
         };
-        let rest = whole
+        let mut rest = whole
             .get(usize::try_from(start).unwrap()..)
             .unwrap_or_default()
             .to_vec();
+        self.world().flip(url, &mut rest);
         self.ends(false);
         Ok(Answer {
             start,

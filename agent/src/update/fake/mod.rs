@@ -111,6 +111,8 @@ pub struct World {
     pub log: Vec<String>,
     /// How often each file was asked for.
     pub asked: Vec<(String, u64)>,
+    /// So many more answers for this file have a flipped bit.
+    pub flips: BTreeMap<Part, u32>,
     /// Bytes that came over the network.
     pub traffic: u64,
 }
@@ -220,6 +222,7 @@ impl World {
             calls: 0,
             log: Vec::new(),
             asked: Vec::new(),
+            flips: BTreeMap::new(),
             traffic: 0,
         };
         world.publish("2.0", 2, Behaviour::Works);
@@ -233,6 +236,18 @@ impl World {
                 .insert(format!("/releases/stable/{name}/{}", part.name()), bytes);
         }
         self.behaviour.insert(version(name), behaviour);
+    }
+
+    /// What the way here makes of an answer.
+    fn flip(&mut self, url: &str, bytes: &mut [u8]) {
+        let left = self
+            .flips
+            .iter_mut()
+            .find(|(part, left)| url.ends_with(part.name()) && **left > 0);
+        if let (Some((_, left)), Some(byte)) = (left, bytes.last_mut()) {
+            *left -= 1;
+            *byte ^= 1;
+        }
     }
 
     pub fn boot_state(&self) -> BootState {

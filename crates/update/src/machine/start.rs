@@ -129,6 +129,7 @@ impl Machine<'_> {
             from: boot.running.version.clone(),
             baseline: None,
             resumes: 0,
+            refetched: false,
         });
     }
 
