@@ -12,6 +12,7 @@ use crate::releases::Releases;
 use crate::rollouts::Rollouts;
 use crate::sessions::Sessions;
 use crate::store::{Store, StoreError};
+use crate::telemetry::quota::Quota;
 
 /// The running server; clones share it. Its parts are the fields of [`Parts`].
 #[derive(Clone)]
@@ -31,6 +32,8 @@ pub struct Parts {
     pub releases: Releases,
     /// Which device shall run which release.
     pub rollouts: Rollouts,
+    /// What each device may still store.
+    pub quota: Quota,
     /// What Prometheus reads.
     pub metrics: Metrics,
     mqtt_port: AtomicU16,
@@ -68,6 +71,7 @@ impl App {
         let store = Store::open(&config.data.join("cairn.db"))?;
         let ca = Ca::open(&config.data.join("ca"), config.certificate_days)?;
         let metrics = Metrics::new();
+        let quota = Quota::new(config.telemetry_quota);
         let releases = Releases::open(&config.data, store.clone())
             .map_err(|error| OpenError::Releases(error.to_string()))?;
         let rollouts = Rollouts::new(store.clone());
@@ -78,6 +82,7 @@ impl App {
             ca,
             releases,
             rollouts,
+            quota,
             metrics,
             mqtt_port: AtomicU16::new(0),
         })))

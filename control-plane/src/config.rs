@@ -25,6 +25,8 @@ pub struct Config {
     pub certificate_days: u32,
     /// How long telemetry is kept.
     pub telemetry_days: u32,
+    /// Bytes of telemetry that a device may store in a day.
+    pub telemetry_quota: u64,
     /// Open connections, MQTT and HTTPS each.
     pub max_connections: usize,
     /// From a connection's start to the end of its TLS handshake, and from there to the MQTT CONNECT.
@@ -49,6 +51,7 @@ impl Config {
             public_mqtt: None,
             certificate_days: 90,
             telemetry_days: 90,
+            telemetry_quota: 1 << 30,
             max_connections: 200_000,
             handshake_timeout: Duration::from_secs(20),
             provision_timeout: Duration::from_secs(60),

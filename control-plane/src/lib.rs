@@ -15,15 +15,18 @@
 //! | [`metrics`] | what Prometheus reads |
 //! | [`people`] | accounts, logins, API tokens, the audit log |
 //! | [`api`] | REST for people |
+//! | [`web`] | what all handlers of HTTP share: errors, pages |
 //! | [`releases`] | the release store |
 //! | [`rollouts`] | which device shall run which release |
 //! | [`duration`] | durations as people write them |
+//! | [`coins`] | limits on what happens at a rate |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod api;
 pub mod app;
 pub mod ca;
+pub mod coins;
 pub mod config;
 pub mod devices;
 pub mod duration;
@@ -37,3 +40,4 @@ pub mod sessions;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod web;

@@ -10,6 +10,7 @@ use cairn_control_plane::config::Config;
 use cairn_control_plane::registry::{is_label, packages, profiles};
 use cairn_control_plane::server::{self, Server};
 use cairn_control_plane::store::{Store, StoreError};
+use cairn_control_plane::telemetry::quota;
 use cairn_control_plane::{duration, people, releases};
 use cairn_wire::topic::Package;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -42,6 +43,9 @@ enum Command {
     Profile(ProfileCommand),
 }
 
+/// In MiB.
+const SMALLEST_QUOTA: u64 = quota::SMALLEST >> 20;
+
 #[derive(Args)]
 struct Serve {
     /// Where everything is kept; made if it isn't there
@@ -71,6 +75,9 @@ struct Serve {
     /// How long telemetry is kept, in days
     #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=36500))]
     telemetry_days: u32,
+    /// How much telemetry each device may store in a day, in MiB; who has used it up is slowed down
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(SMALLEST_QUOTA..=1 << 30))]
+    telemetry_quota: u64,
     /// Most connections at once, for MQTT and for HTTPS each
     #[arg(long, value_name = "N", default_value_t = 200_000)]
     max_connections: usize,
@@ -377,6 +384,7 @@ async fn listen(arguments: Serve) -> Result<()> {
         public_mqtt: arguments.public_mqtt,
         certificate_days: arguments.certificate_days,
         telemetry_days: arguments.telemetry_days,
+        telemetry_quota: arguments.telemetry_quota << 20,
         max_connections: arguments.max_connections,
         drain: arguments.drain,
         ..Config::new(arguments.data)

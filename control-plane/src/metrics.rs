@@ -8,6 +8,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::telemetry::Counts;
+
 /// By which listener.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Front {
@@ -20,6 +22,20 @@ pub struct Front {
 pub struct Reason {
     /// A word.
     pub reason: &'static str,
+}
+
+/// A rollout's status.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Status {
+    /// As in the API.
+    pub status: &'static str,
+}
+
+/// A device's state in a rollout.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct State {
+    /// As in the API.
+    pub state: &'static str,
 }
 
 /// The counters; clones share them.
@@ -40,6 +56,14 @@ pub struct Metrics {
     pub records: Counter,
     /// Telemetry records that had been stored before.
     pub duplicates: Counter,
+    /// Telemetry records that were stored by the server's time, as their own was too far ahead.
+    pub ahead: Counter,
+    /// Times that a device had to wait as it had used up its quota.
+    pub slowed: Counter,
+    /// Rollouts, by status.
+    pub rollouts: Family<Status, Gauge>,
+    /// Devices of running rollouts, by state.
+    pub rollout_devices: Family<State, Gauge>,
     /// Certificates that were issued.
     pub certificates: Counter,
     /// Enrolments that were refused, by cause.
@@ -63,6 +87,10 @@ impl Metrics {
             messages: Counter::default(),
             records: Counter::default(),
             duplicates: Counter::default(),
+            ahead: Counter::default(),
+            slowed: Counter::default(),
+            rollouts: Family::default(),
+            rollout_devices: Family::default(),
             certificates: Counter::default(),
             enrolments_refused: Family::default(),
             calls: Family::default(),
@@ -100,6 +128,22 @@ impl Metrics {
             metrics.duplicates.clone(),
         );
         registry.register(
+            "telemetry_ahead",
+            "Telemetry records stored by the server's time, as their own was too far ahead",
+            metrics.ahead.clone(),
+        );
+        registry.register(
+            "telemetry_slowed",
+            "Times that a device had to wait as it had used up its telemetry quota",
+            metrics.slowed.clone(),
+        );
+        registry.register("rollouts", "Rollouts by status", metrics.rollouts.clone());
+        registry.register(
+            "rollout_devices",
+            "Devices of running rollouts by state",
+            metrics.rollout_devices.clone(),
+        );
+        registry.register(
             "certificates_issued",
             "Device certificates issued",
             metrics.certificates.clone(),
@@ -124,6 +168,13 @@ impl Metrics {
             registry: Arc::new(Mutex::new(registry)),
             ..metrics
         }
+    }
+
+    /// Counts what became of records.
+    pub fn took(&self, counts: Counts) {
+        self.records.inc_by(counts.stored);
+        self.duplicates.inc_by(counts.duplicates);
+        self.ahead.inc_by(counts.ahead);
     }
 
     /// Registers more, for other modules.

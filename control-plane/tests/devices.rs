@@ -16,5 +16,7 @@ mod http;
 mod isolation;
 #[path = "devices/mosquitto.rs"]
 mod mosquitto;
+#[path = "devices/quota.rs"]
+mod quota;
 #[path = "devices/thingsboard.rs"]
 mod thingsboard;

@@ -5,8 +5,6 @@
 //!
 //! | Module | Owns |
 //! |---|---|
-//! | [`error`] | what went wrong, as the caller sees it; reading bodies, queries and paths |
-//! | [`page`] | lists in pages |
 //! | [`login`] | logging in and out, one's own account |
 //! | [`accounts`] | accounts |
 //! | [`api_tokens`] | API tokens |
@@ -24,9 +22,7 @@ pub mod calls;
 pub mod device_data;
 pub mod devices;
 pub mod enrolment_tokens;
-pub mod error;
 pub mod login;
-pub mod page;
 pub mod timeline;
 
 use axum::extract::DefaultBodyLimit;
@@ -37,10 +33,8 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 
-pub use error::{ApiError, Body, Path, Query};
-pub use page::{Page, PageQuery};
-
 use crate::app::App;
+use crate::web::{ApiError, Body, Page, PageQuery, Path, Query};
 
 /// Does something that has a part after its transaction, also if the caller hangs up in between: a revoked device would stay connected.
 async fn to_the_end<T: Send + 'static>(

@@ -12,6 +12,8 @@ pub mod http;
 pub mod mqtt;
 pub mod requests;
 
+use std::time::Duration;
+
 use axum::http::Extensions;
 use rustls::pki_types::CertificateDer;
 
@@ -35,14 +37,14 @@ impl Peer {
 #[derive(Debug, Clone, Copy)]
 pub struct PeerRefused(pub &'static str);
 
-/// Lets in who shows this certificate: a place among the device's connections.
+/// Lets in who shows this certificate: a place among the device's connections, and when the certificate ends.
 ///
 /// # Errors
 /// If it is nobody's, or its device may not come in.
 pub async fn admit(
     app: &App,
     certificate: CertificateDer<'static>,
-) -> Result<(DeviceId, Admission), Refused> {
+) -> Result<(DeviceId, Admission, Option<i64>), Refused> {
     let look = |app: &App, certificate: CertificateDer<'static>| {
         let ca = app.ca.clone();
         let store = app.store.clone();
@@ -54,11 +56,30 @@ pub async fn admit(
                 .await
         }
     };
-    let device = look(app, certificate.clone()).await?;
+    let (device, ends) = look(app, certificate.clone()).await?;
     let admission = app.sessions.admit(&device);
     // A revocation between the look and the place would be missed.
     look(app, certificate).await?;
-    Ok((device, admission))
+    Ok((device, admission, ends))
+}
+
+/// Returns after this moment (in seconds since 1970), wherever the clock is set meanwhile; never without one.
+pub async fn over(ends: Option<i64>) {
+    let Some(ends) = ends else {
+        return std::future::pending().await;
+    };
+    while let Some(left) = left(ends) {
+        tokio::time::sleep(left.min(Duration::from_secs(600))).await;
+    }
+}
+
+/// How long something counts that ends with this second; `None` if it is over.
+pub(crate) fn left(ends: i64) -> Option<Duration> {
+    let left = (ends + 1).saturating_mul(1000) - now_ms();
+    u64::try_from(left)
+        .ok()
+        .filter(|left| *left > 0)
+        .map(Duration::from_millis)
 }
 
 /// Milliseconds since 1970.

@@ -1,4 +1,4 @@
-//! The audit log: who changed what, written in the change's own transaction.
+//! The audit log: who changed what, written in the change's own transaction. Beside changes it has wrong passwords.
 
 use rusqlite::{Connection, Transaction, params};
 use serde::Serialize;

@@ -8,9 +8,9 @@ use axum::http::{StatusCode, header, request::Parts};
 
 use super::tokens::{self, Kind};
 use super::{Scope, Scopes};
-use crate::api::ApiError;
 use crate::app::App;
 use crate::store::StoreError;
+use crate::web::ApiError;
 
 /// A person or a pipeline. As an argument of a handler it refuses who shows no good token (401).
 #[derive(Debug, Clone)]

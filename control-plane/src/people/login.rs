@@ -8,115 +8,136 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::audit::{SYSTEM, audit};
 use super::tokens::{self, Kind, New, SESSION_LIFE};
 use super::{Role, accounts, now, password};
-use crate::api::ApiError;
+use crate::coins::{Coins, Purse};
 use crate::store::{Store, StoreError};
+use crate::web::ApiError;
 
-/// Purses kept; the fullest make room.
+/// Purses kept; the full ones make room.
 const PURSES: usize = 10_000;
+/// Characters of a name that count; no account has a longer one.
+const NAME: usize = 64;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Purse {
+enum Whose {
     Both(String, Option<IpAddr>),
     Address(IpAddr),
     Account(String),
 }
 
-impl Purse {
-    /// How many coins it holds, and how long one takes to come back.
-    fn size(&self) -> (f64, Duration) {
-        match self {
-            Self::Both(..) => (10.0, Duration::from_secs(6)),
-            Self::Address(_) => (50.0, Duration::from_secs(2)),
-            Self::Account(_) => (100.0, Duration::from_secs(2)),
+impl Whose {
+    fn purse(&self) -> Purse {
+        let (most, seconds) = match self {
+            Self::Both(..) => (10.0, 6),
+            Self::Address(_) => (50.0, 2),
+            Self::Account(_) => (100.0, 2),
+        };
+        Purse {
+            most,
+            each: Duration::from_secs(seconds),
         }
     }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Coins {
-    left: f64,
-    at: Instant,
 }
 
 /// Counts wrong guesses.
 #[derive(Debug, Default)]
 pub struct Limiter {
-    purses: Mutex<HashMap<Purse, Coins>>,
+    purses: Mutex<HashMap<Whose, Coins>>,
+    lines: Mutex<Lines>,
 }
 
+/// Lines of the audit log that wrong guesses may still fill: a stranger can make as many as he likes from all over the world.
+#[derive(Debug, Default)]
+struct Lines {
+    coins: Option<Coins>,
+    /// Wrong guesses since the last line that got none.
+    untold: u64,
+}
+
+const LINES: Purse = Purse {
+    most: 100.0,
+    each: Duration::from_secs(60),
+};
+
 impl Limiter {
-    fn purses(account: &str, address: Option<IpAddr>) -> Vec<Purse> {
-        let account: String = account.chars().take(64).collect();
+    fn whose(account: &str, address: Option<IpAddr>) -> Vec<Whose> {
+        let account: String = account.chars().take(NAME).collect();
         let mut purses = vec![
-            Purse::Both(account.clone(), address),
-            Purse::Account(account),
+            Whose::Both(account.clone(), address),
+            Whose::Account(account),
         ];
-        purses.extend(address.map(Purse::Address));
+        purses.extend(address.map(Whose::Address));
         purses
     }
 
     /// Takes a coin from each purse, or says how long to wait.
     fn take(&self, account: &str, address: Option<IpAddr>, now: Instant) -> Result<(), Duration> {
         let mut purses = self.purses.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted: Vec<_> = Self::purses(account, address)
+        let wanted: Vec<_> = Self::whose(account, address)
             .into_iter()
-            .map(|purse| {
-                let (most, step) = purse.size();
-                let coins = purses.get(&purse).map_or(most, |coins| {
-                    let back =
-                        now.saturating_duration_since(coins.at).as_secs_f64() / step.as_secs_f64();
-                    (coins.left + back).min(most)
-                });
-                (purse, coins, step)
+            .map(|whose| {
+                let purse = whose.purse();
+                let coins = match purses.get(&whose) {
+                    Some(coins) => purse.filled(*coins, now),
+                    None => purse.full(now),
+                };
+                (whose, coins)
             })
             .collect();
         if let Some(wait) = wanted
             .iter()
-            .filter(|(_, left, _)| *left < 1.0)
-            .map(|(_, left, step)| step.mul_f64(1.0 - left))
+            .filter(|(_, coins)| !coins.is_one())
+            .map(|(whose, coins)| whose.purse().wait(*coins, 1.0))
             .max()
         {
             return Err(wait);
         }
         if purses.len() + wanted.len() > PURSES {
-            purses.retain(|purse, coins| {
-                let (most, step) = purse.size();
-                coins.left
-                    + now.saturating_duration_since(coins.at).as_secs_f64() / step.as_secs_f64()
-                    < most
-            });
+            purses.retain(|whose, coins| !whose.purse().is_full(*coins, now));
             // Full of purses in use: then whoever guesses now waits.
             if purses.len() + wanted.len() > PURSES {
                 return Err(Duration::from_secs(10));
             }
         }
-        for (purse, left, _) in wanted {
-            purses.insert(
-                purse,
-                Coins {
-                    left: left - 1.0,
-                    at: now,
-                },
-            );
+        for (whose, mut coins) in wanted {
+            coins.spend(1.0);
+            purses.insert(whose, coins);
         }
         Ok(())
+    }
+
+    /// Whether a wrong guess gets a line, and how many before it got none.
+    fn line(&self, now: Instant) -> Option<u64> {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut coins = match lines.coins {
+            Some(coins) => LINES.filled(coins, now),
+            None => LINES.full(now),
+        };
+        if !coins.is_one() {
+            lines.untold += 1;
+            return None;
+        }
+        coins.spend(1.0);
+        lines.coins = Some(coins);
+        Some(std::mem::take(&mut lines.untold))
     }
 
     /// The guess was right: the coins of this account from this address come back.
     fn right(&self, account: &str, address: Option<IpAddr>) {
         let mut purses = self.purses.lock().unwrap_or_else(PoisonError::into_inner);
-        for purse in Self::purses(account, address) {
-            match purse {
-                Purse::Both(..) => {
-                    purses.remove(&purse);
+        for whose in Self::whose(account, address) {
+            match whose {
+                Whose::Both(..) => {
+                    purses.remove(&whose);
                 }
-                Purse::Address(_) | Purse::Account(_) => {
-                    if let Some(coins) = purses.get_mut(&purse) {
-                        coins.left += 1.0;
+                Whose::Address(_) | Whose::Account(_) => {
+                    if let Some(coins) = purses.get_mut(&whose) {
+                        coins.give_back();
                     }
                 }
             }
@@ -176,11 +197,30 @@ pub async fn check(
         .read::<_, StoreError, _>(move |connection| accounts::password_hash(connection, &name))
         .await?;
     if !password::verify_in_turn(password, phc).await {
-        tracing::warn!(account = %account.chars().take(64).collect::<String>(), ?address, "wrong password");
+        note(store, limiter, account, address).await;
         return Err(wrong());
     }
     limiter.right(account, address);
     Ok(())
+}
+
+/// Notes a wrong guess. If the audit log can't be written it is refused all the same.
+async fn note(store: &Store, limiter: &Limiter, account: &str, address: Option<IpAddr>) {
+    let account: String = account.chars().take(NAME).collect();
+    tracing::warn!(account, ?address, "wrong password");
+    let Some(untold) = limiter.line(Instant::now()) else {
+        return;
+    };
+    let detail = json!({ "address": address, "untold": untold });
+    let subject = format!("account/{account}");
+    let noted = store
+        .write::<_, StoreError, _>(move |tx| {
+            audit(tx, SYSTEM, "account.wrong-password", &subject, &detail)
+        })
+        .await;
+    if let Err(error) = noted {
+        tracing::error!(%error, "a wrong password isn't in the audit log");
+    }
 }
 
 /// Opens a session.
@@ -266,6 +306,16 @@ mod tests {
             assert_eq!(limiter.take("ada", A, start), Ok(()));
             limiter.right("ada", A);
         }
+    }
+
+    #[test]
+    fn a_stranger_cannot_fill_the_audit_log() {
+        let (limiter, start) = (Limiter::default(), Instant::now());
+        let lines = (0..1000).filter(|_| limiter.line(start).is_some()).count();
+        assert_eq!(lines, 100);
+        let later = start + Duration::from_secs(61);
+        assert_eq!(limiter.line(later), Some(900), "what got none is counted");
+        assert_eq!(limiter.line(later), None);
     }
 
     #[test]

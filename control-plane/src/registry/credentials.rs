@@ -58,7 +58,8 @@ impl From<rusqlite::Error> for Refused {
 }
 
 /// Whose certificate this is. The TLS layer has seen that the peer has its key; everything else is checked here, on every
-/// connection, since a resumed session shows the certificate of its first one.
+/// connection, since a resumed session shows the certificate of its first one. Beside the device it gives when the certificate ends, in
+/// seconds since 1970, if it is of our authority: others count for as long as they are registered.
 ///
 /// # Errors
 /// If it is nobody's, or its device may not come in.
@@ -66,13 +67,14 @@ pub fn by_certificate(
     connection: &Connection,
     ca: &Ca,
     der: &CertificateDer<'_>,
-) -> Result<DeviceId, Refused> {
+) -> Result<(DeviceId, Option<i64>), Refused> {
     let (_, certificate) =
         x509_parser::parse_x509_certificate(der).map_err(|_| Refused::Unreadable)?;
     let (_, root) =
         x509_parser::parse_x509_certificate(ca.ca_der()).map_err(|_| Refused::Unreadable)?;
     if certificate.issuer().as_raw() == root.subject().as_raw() {
-        return ours(connection, &certificate, &root);
+        let device = ours(connection, &certificate, &root)?;
+        return Ok((device, Some(certificate.validity().not_after.timestamp())));
     }
     let row = connection
         .prepare_cached(
@@ -85,7 +87,7 @@ pub fn by_certificate(
         .optional()?;
     match row {
         Some((_, true)) => Err(Refused::Revoked),
-        Some((id, false)) => id.parse().map_err(|_| Refused::Unknown),
+        Some((id, false)) => Ok((id.parse().map_err(|_| Refused::Unknown)?, None)),
         None => Err(Refused::Unknown),
     }
 }

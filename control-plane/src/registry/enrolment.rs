@@ -323,11 +323,13 @@ pub(super) fn take_use(
     Ok((group, serde_json::from_str(&tags).unwrap_or_default()))
 }
 
-/// An id that no device has: the wish itself if it is free.
+/// An id that no device has, and none had of which something is left: the wish itself if it is free.
 pub(super) fn free_id(connection: &Connection, wish: Option<&str>) -> Result<DeviceId, StoreError> {
     let taken = |id: &DeviceId| -> Result<bool, StoreError> {
         Ok(connection
-            .prepare_cached("SELECT count(*) FROM device WHERE id = ?1")?
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM device WHERE id = ?1 UNION ALL SELECT 1 FROM removed WHERE device = ?1)",
+            )?
             .query_row([id.as_str()], |row| row.get(0))?)
     };
     let base = wish.and_then(DeviceId::from_wish);

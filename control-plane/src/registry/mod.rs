@@ -10,6 +10,7 @@
 //! | [`credentials`] | who a connection is: certificate, access token, basic |
 //! | [`profiles`] | ThingsBoard's provisioning profiles |
 //! | [`packages`] | packages that are served in chunks |
+//! | `removal` | forgetting a device |
 
 pub mod attributes;
 pub mod credentials;
@@ -17,6 +18,7 @@ mod device_id;
 pub mod enrolment;
 pub mod packages;
 pub mod profiles;
+mod removal;
 
 use cairn_wire::Object;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
@@ -24,6 +26,7 @@ use serde::Serialize;
 use sha2::Digest;
 
 pub use device_id::{DeviceId, IdError, is_label};
+pub use removal::{forget_removed, remove};
 
 use crate::ca::now;
 use crate::store::StoreError;
@@ -154,6 +157,16 @@ pub fn get(connection: &Connection, id: &str) -> Result<Option<Device>, StoreErr
         .optional()?)
 }
 
+/// Whether there is a device of this id.
+///
+/// # Errors
+/// The database's.
+pub fn exists(connection: &Connection, id: &str) -> Result<bool, StoreError> {
+    Ok(connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM device WHERE id = ?1)")?
+        .query_row([id], |row| row.get(0))?)
+}
+
 /// Changes a device and gives it back; `None` if there is none of this id. Check names with [`is_label`] before.
 ///
 /// # Errors
@@ -207,24 +220,6 @@ pub fn revoke(transaction: &Transaction<'_>, id: &str) -> Result<bool, StoreErro
     transaction
         .prepare_cached("DELETE FROM credential WHERE device = ?1")?
         .execute([id])?;
-    Ok(found > 0)
-}
-
-/// Forgets a device and everything that it sent. `false` if there is none of this id. Then call
-/// [`crate::sessions::Sessions::close`].
-///
-/// # Errors
-/// The database's.
-pub fn remove(transaction: &Transaction<'_>, id: &str) -> Result<bool, StoreError> {
-    let found = transaction
-        .prepare_cached("DELETE FROM device WHERE id = ?1")?
-        .execute([id])?;
-    for sql in [
-        "DELETE FROM sample WHERE device = ?1",
-        "DELETE FROM record WHERE device = ?1",
-    ] {
-        transaction.prepare_cached(sql)?.execute([id])?;
-    }
     Ok(found > 0)
 }
 

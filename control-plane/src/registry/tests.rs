@@ -134,3 +134,67 @@ fn an_id_is_made_of_a_wish() {
     assert!(tailed.as_str().parse::<DeviceId>().is_ok());
     assert!(is_label("a.B_1-") && !is_label("..") && !is_label("a/b") && !is_label(""));
 }
+
+#[tokio::test]
+async fn a_removed_device_goes_at_once_and_its_samples_in_pieces_also_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cairn.db");
+    let store = Store::open(&path).unwrap();
+    let rows = i64::try_from(removal::STEP).unwrap() * 5 / 2;
+    let count = |store: &Store| {
+        let store = store.clone();
+        async move {
+            store
+                .read::<_, StoreError, _>(|c| {
+                    Ok(c.query_row(
+                        "SELECT (SELECT count(*) FROM sample WHERE device = 'a') + (SELECT count(*) FROM record WHERE device = 'a'),
+                                (SELECT count(*) FROM sample WHERE device = 'b')",
+                        [],
+                        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+                    )?)
+                })
+                .await
+                .unwrap()
+        }
+    };
+    store
+        .write::<_, StoreError, _>(move |tx| {
+            tx.execute("INSERT INTO device (id, name, created) VALUES ('a', 'a', 1), ('b', 'b', 1)", [])?;
+            for sql in [
+                "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1)
+                 INSERT INTO sample SELECT 'a', 'k', n, '1' FROM n UNION ALL SELECT 'b', 'k', n, '1' FROM n",
+                "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1)
+                 INSERT INTO record SELECT 'a', 'ab', n FROM n",
+            ] {
+                tx.execute(sql, [rows])?;
+            }
+            Ok(())
+        })
+        .await
+        .unwrap();
+    store
+        .write::<_, StoreError, _>(|tx| {
+            assert!(remove(tx, "a")?);
+            assert!(!remove(tx, "a")? && !exists(tx, "a")?);
+            // Who takes its name would be taken for it.
+            assert_ne!(enrolment::free_id(tx, Some("a"))?.as_str(), "a");
+            Ok(())
+        })
+        .await
+        .unwrap();
+    let step = i64::try_from(removal::STEP).unwrap();
+    assert_eq!(
+        count(&store).await,
+        (2 * rows - step, rows),
+        "one piece at a time"
+    );
+    // Another process over the same file.
+    let store = Store::open(&path).unwrap();
+    forget_removed(&store).await.unwrap();
+    assert_eq!(count(&store).await, (0, rows));
+    let free = store
+        .read(|c| enrolment::free_id(c, Some("a")))
+        .await
+        .unwrap();
+    assert_eq!(free.as_str(), "a");
+}

@@ -11,8 +11,8 @@ use serde_json::json;
 use super::folder::{FILES, MANIFEST_LIMIT, ReleaseInfo, named};
 use super::upload::{NewUpload, STATE, Upload, chained, untrusted};
 use super::{Releases, files, trust};
-use crate::api::ApiError;
 use crate::people::audit;
+use crate::web::ApiError;
 
 /// Name of the folder of trust roots.
 pub const TRUST: &str = "trust";

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::Releases;
 use super::upload::Progress;
-use crate::api::ApiError;
+use crate::web::ApiError;
 
 /// How long a sender may be silent.
 const SILENCE: Duration = Duration::from_secs(60);

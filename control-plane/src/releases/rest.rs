@@ -13,9 +13,9 @@ use utoipa_axum::routes;
 
 use super::ReleaseInfo;
 use super::upload::{NewUpload, Progress, Upload};
-use crate::api::{ApiError, Body, Page, PageQuery, Path, Query};
 use crate::app::App;
 use crate::people::{Need, scope_type};
+use crate::web::{ApiError, Body, Page, PageQuery, Path, Query};
 
 /// Largest JSON body in bytes: a manifest in a string, and something beside it.
 const LARGEST_BODY: usize = 9 << 20;

@@ -20,9 +20,9 @@ use super::folder::MANIFEST_LIMIT;
 use super::publish::{LATEST, TRUST};
 use super::range::{self, Wanted};
 use super::{Releases, files, trust};
-use crate::api::{ApiError, Path};
 use crate::app::App;
 use crate::people::{Caller, Scope};
+use crate::web::{ApiError, Path};
 
 /// Bytes read from the disk at once.
 const CHUNK: usize = 128 * 1024;

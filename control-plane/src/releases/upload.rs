@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::folder::{FILES, MANIFEST_LIMIT};
 use super::trust::{self, TrustSetError};
 use super::{Releases, files};
-use crate::api::ApiError;
+use crate::web::ApiError;
 
 /// The folder of uploads, within that of the releases; no channel can be called so.
 pub const FOLDER: &str = ".uploads";

@@ -13,10 +13,10 @@ use utoipa::ToSchema;
 
 use super::sql::{self, NewEvent};
 use super::{Rollouts, steer};
-use crate::api::ApiError;
 use crate::people::{audit, now};
 use crate::releases::Releases;
 use crate::store::StoreError;
+use crate::web::ApiError;
 
 /// Longest name in characters.
 const MAX_NAME: usize = 128;

@@ -16,6 +16,7 @@
 //! | `apply` | the state machine's effects as changes of the database |
 //! | `order` | what each device shall be, and its revision |
 //! | `sql` | rows |
+//! | `tally` | how many there are, for metrics |
 //! | [`view`] | what people see |
 //! | [`rest`] | `/v1/rollouts` |
 
@@ -28,6 +29,7 @@ mod report;
 pub mod rest;
 mod sql;
 pub mod steer;
+mod tally;
 #[cfg(test)]
 mod tests;
 pub mod view;
@@ -110,6 +112,14 @@ impl Rollouts {
         limit: usize,
     ) -> Result<Vec<view::TimelineEvent>, StoreError> {
         view::timeline(connection, &view::Timeline::Device(device), before, limit)
+    }
+
+    /// How many there are.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn tally(connection: &Connection) -> Result<tally::Tally, StoreError> {
+        tally::tally(connection)
     }
 
     /// Does what happens by itself, until the shutdown.

@@ -12,9 +12,9 @@ use utoipa_axum::routes;
 use super::create::NewRollout;
 use super::steer::Command;
 use super::view::{self, DeviceView, RolloutView, TimelineEvent};
-use crate::api::{ApiError, Body, Page, PageQuery, Path, Query};
 use crate::app::App;
 use crate::people::{Need, scope_type};
+use crate::web::{ApiError, Body, Page, PageQuery, Path, Query};
 
 /// Which rollouts.
 #[derive(Debug, Deserialize, IntoParams)]

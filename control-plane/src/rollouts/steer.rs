@@ -7,9 +7,9 @@ use serde_json::json;
 
 use super::sql::{self, NewEvent};
 use super::{Rollouts, admission};
-use crate::api::ApiError;
 use crate::people::{audit, now};
 use crate::store::StoreError;
+use crate::web::ApiError;
 
 /// Most rollouts that are started and not at their end.
 pub const MAX_ACTIVE: u64 = 64;

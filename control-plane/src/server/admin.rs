@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -14,6 +14,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
+use crate::metrics::{State, Status};
+use crate::rollouts::Rollouts;
 use crate::store::StoreError;
 
 /// Requests at once.
@@ -64,7 +66,7 @@ pub(super) async fn serve(app: App, listener: TcpListener, shutdown: Cancellatio
 }
 
 /// Ready: the database takes a change. A real one, which needs room on the disk: the schema's number again.
-async fn ready(State(app): State<App>) -> Response {
+async fn ready(extract::State(app): extract::State<App>) -> Response {
     let asked = app.store.write::<_, StoreError, _>(|tx| {
         let number: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
         Ok(tx.pragma_update(None, "user_version", number)?)
@@ -84,7 +86,23 @@ async fn ready(State(app): State<App>) -> Response {
     }
 }
 
-async fn metrics(State(app): State<App>) -> Response {
+async fn metrics(extract::State(app): extract::State<App>) -> Response {
+    match app.store.read(Rollouts::tally).await {
+        Ok(tally) => {
+            for (status, count) in tally.rollouts {
+                let rollouts = app.metrics.rollouts.get_or_create_owned(&Status { status });
+                rollouts.set(count);
+            }
+            for (state, count) in tally.devices {
+                let devices = app
+                    .metrics
+                    .rollout_devices
+                    .get_or_create_owned(&State { state });
+                devices.set(count);
+            }
+        }
+        Err(error) => tracing::warn!(%error, "rollouts can't be counted"),
+    }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], app.metrics.encode()).into_response()
 }

@@ -19,10 +19,10 @@ use tower::ServiceExt;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use super::stall::Stall;
-use crate::api::ApiError;
 use crate::app::App;
 use crate::devices::{self, Peer, PeerRefused};
 use crate::registry::credentials::Refused;
+use crate::web::ApiError;
 use crate::{api, releases};
 
 /// From one request to the head of the next, and within a head.
@@ -69,12 +69,13 @@ pub(super) async fn serve(
         .peer_certificates()
         .and_then(|chain| chain.first())
         .map(|der| der.clone().into_owned());
-    let (mut peer, mut refused, mut admission) = (Peer::default(), None, None);
+    let (mut peer, mut refused, mut admission, mut ends) = (Peer::default(), None, None, None);
     if let Some(certificate) = certificate {
         match devices::admit(&app, certificate).await {
-            Ok((device, place)) => {
+            Ok((device, place, until)) => {
                 peer = Peer(Some(device));
                 admission = Some(place);
+                ends = until;
             }
             Err(Refused::Store(error)) => {
                 tracing::error!(%error, "a device can't be looked up");
@@ -123,8 +124,9 @@ pub(super) async fn serve(
             }
             return;
         }
-        // Shut out: whatever is under way ends here.
+        // Shut out, or its certificate has ended: whatever is under way ends here.
         () = ended => return,
+        () = devices::over(ends) => return,
         () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     // The request that is under way gets its answer; the server as a whole doesn't wait for ever.

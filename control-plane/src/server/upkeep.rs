@@ -1,12 +1,13 @@
-//! What is done now and then: old telemetry is forgotten, the server's certificate is renewed.
+//! What is done now and then: old telemetry is forgotten, and that of removed devices; the server's certificate is renewed.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::devices::now_ms;
+use crate::registry;
 use crate::telemetry;
 use crate::tls::Current;
 
@@ -15,16 +16,40 @@ const SWEEP: Duration = Duration::from_secs(30);
 const DAY_MS: i64 = 86_400_000;
 
 pub(super) async fn run(app: App, current: Arc<Current>, shutdown: CancellationToken) {
+    tokio::join!(sweeps(&app, &current, &shutdown), removed(&app, &shutdown));
+}
+
+/// Also what was left when the server ended.
+async fn removed(app: &App, shutdown: &CancellationToken) {
+    let mut sweep = tokio::time::interval(SWEEP);
+    loop {
+        let forget = async {
+            sweep.tick().await;
+            if let Err(error) = registry::forget_removed(&app.store).await {
+                tracing::warn!(%error, "what removed devices sent can't be deleted");
+            }
+        };
+        tokio::select! {
+            () = forget => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+async fn sweeps(app: &App, current: &Current, shutdown: &CancellationToken) {
     let mut sweep = tokio::time::interval(SWEEP);
     // Not at the start: a fleet is coming back then.
     let mut hourly = tokio::time::interval_at(tokio::time::Instant::now() + EVERY, EVERY);
     loop {
         tokio::select! {
-            _ = sweep.tick() => app.sessions.sweep(),
+            _ = sweep.tick() => {
+                app.sessions.sweep();
+                app.quota.sweep(Instant::now());
+            }
             _ = hourly.tick() => {
-                certificate(&app, &current).await;
+                certificate(app, current).await;
                 tokio::select! {
-                    () = forget(&app) => {}
+                    () = forget(app) => {}
                     () = shutdown.cancelled() => return,
                 }
             }

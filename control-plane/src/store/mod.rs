@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Jobs that wait for the writer before callers are made to wait.
@@ -57,9 +57,18 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether there was no room on the disk.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Sql(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull))
+    }
+}
+
 type Job = Box<dyn FnOnce(&Transaction<'_>) -> After + Send>;
 /// Runs once the transaction is on the disk (`Ok`), or is lost.
-type After = Box<dyn FnOnce(Result<(), String>) + Send>;
+type After = Box<dyn FnOnce(Result<(), Lost>) + Send>;
+/// Why a transaction is lost; each of its jobs is told.
+type Lost = (rusqlite::ffi::Error, String);
 
 /// A handle; clones share the database.
 #[derive(Clone)]
@@ -127,14 +136,11 @@ impl Store {
         let (sender, receiver) = oneshot::channel();
         let job: Job = Box::new(move |transaction| {
             let result = savepoint(transaction, change);
-            Box::new(move |committed: Result<(), String>| {
+            Box::new(move |committed: Result<(), Lost>| {
                 let _ = sender.send(match committed {
-                    Err(reason) if result.is_ok() => {
-                        Err(E::from(StoreError::Sql(rusqlite::Error::SqliteFailure(
-                            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR),
-                            Some(reason),
-                        ))))
-                    }
+                    Err((code, reason)) if result.is_ok() => Err(E::from(StoreError::Sql(
+                        rusqlite::Error::SqliteFailure(code, Some(reason)),
+                    ))),
                     // An error of its own says why, and all the more if it took the transaction with it.
                     _ => result,
                 });
@@ -238,6 +244,13 @@ fn run(job: Job, transaction: &Transaction<'_>) -> Option<After> {
     after.ok()
 }
 
+fn lost(error: rusqlite::Error) -> Lost {
+    let text = error.to_string();
+    let code = error.sqlite_error().copied();
+    let unknown = || rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+    (code.unwrap_or_else(unknown), text)
+}
+
 fn writer(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
     while let Some(first) = queue.blocking_recv() {
         let mut done = Vec::new();
@@ -252,12 +265,12 @@ fn writer(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
                 {
                     done.extend(run(job, &transaction));
                 }
-                transaction.commit().map_err(|error| error.to_string())
+                transaction.commit().map_err(lost)
             }
             // The job is dropped, and its caller told so by its channel.
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(lost(error)),
         };
-        if let Err(error) = &committed {
+        if let Err((_, error)) = &committed {
             tracing::error!(%error, jobs = done.len(), "a transaction was lost");
         }
         for after in done {

@@ -125,8 +125,10 @@ async fn a_full_disk_undoes_what_it_takes_along_and_says_so() {
     });
     let changes = (add(&store, "a", false), full, add(&store, "c", false));
     let (a, b, c) = together(&store, changes).await;
-    let b = b.unwrap_err().to_string();
-    assert!(b.contains("full"), "{b}");
+    let b = b.unwrap_err();
+    assert!(b.is_full(), "{b}");
+    let answer = crate::web::ApiError::from(b);
+    assert_eq!((answer.status.as_u16(), answer.code), (507, "disk-full"));
     let mut told = Vec::new();
     for (id, result) in [("a", a), ("c", c)] {
         if result.is_ok() {

@@ -1,10 +1,18 @@
 //! Telemetry: taking each record once, reading it back, and forgetting what is old.
 //!
 //! A record with an id counts once, however often it comes. One without is known by device, key and time: the same again is one.
-//! Values without a time get the server's, moved by a millisecond if the key has one there already, so that none is lost.
+//! Values without a time get the server's, moved by a millisecond if the key has one there already, so that none is lost. So do values
+//! whose time is too far ahead: their sender's clock is wrong, and they would be the newest for ever.
+//!
+//! | Module | Owns |
+//! |---|---|
+//! | [`quota`] | how much a device may store in a day |
+//! | `prune` | what is too old |
+//! | `query` | reading |
 
 mod prune;
 mod query;
+pub mod quota;
 
 use cairn_wire::report::{self, UpdateReport};
 use cairn_wire::{Object, Record};
@@ -22,6 +30,9 @@ pub const MAX_VALUES: usize = 1024;
 /// A time with more digits isn't one: the year 10000 in milliseconds.
 const MAX_TS: i64 = 253_402_300_800_000;
 
+/// How far a time may be ahead of the server's, in milliseconds.
+const AHEAD: i64 = 10 * 60 * 1000;
+
 /// What became of records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -29,6 +40,16 @@ pub struct Counts {
     pub stored: u64,
     /// There before.
     pub duplicates: u64,
+    /// Of those stored: by the server's time, as their own was too far ahead.
+    pub ahead: u64,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, more: Self) {
+        self.stored += more.stored;
+        self.duplicates += more.duplicates;
+        self.ahead += more.ahead;
+    }
 }
 
 /// Why records can't be stored, whatever the database says.
@@ -91,24 +112,41 @@ pub fn store(
 ) -> Result<Counts, StoreError> {
     let mut counts = Counts::default();
     for record in records {
-        if let Some(id) = &record.id {
-            let new = transaction
-                .prepare_cached(
-                    "INSERT OR IGNORE INTO record (device, log, seq) VALUES (?1, ?2, ?3)",
-                )?
-                .execute(params![
-                    device,
-                    id.log,
-                    i64::try_from(id.seq).unwrap_or(i64::MAX)
-                ])?;
-            if new == 0 {
-                counts.duplicates += 1;
-                continue;
-            }
+        if let Some(id) = &record.id
+            && !first(
+                transaction,
+                device,
+                &id.log,
+                i64::try_from(id.seq).unwrap_or(i64::MAX),
+            )?
+        {
+            counts.duplicates += 1;
+            continue;
         }
-        match record.ts {
-            Some(ts) => at(transaction, device, ts, &record.values)?,
-            None => unset(transaction, device, received, &record.values)?,
+        match (record.ts, &record.id) {
+            (None, _) => unset(transaction, device, received, &record.values)?,
+            (Some(ts), _) if ts <= received.saturating_add(AHEAD) => {
+                at(transaction, device, ts, &record.values)?;
+            }
+            (Some(_), Some(_)) => {
+                counts.ahead += 1;
+                unset(transaction, device, received, &record.values)?;
+            }
+            // Known by its own time all the same: sent again, it is still one.
+            (Some(ts), None) => {
+                let mut new = Object::new();
+                for (key, value) in &record.values {
+                    if first(transaction, device, &format!("ahead {key}"), ts)? {
+                        new.insert(key.clone(), value.clone());
+                    }
+                }
+                if new.is_empty() {
+                    counts.duplicates += 1;
+                    continue;
+                }
+                counts.ahead += 1;
+                unset(transaction, device, received, &new)?;
+            }
         }
         if let Some(value) = record.values.get(report::KEY) {
             match serde_json::from_value::<UpdateReport>(value.clone()) {
@@ -121,6 +159,19 @@ pub fn store(
         counts.stored += 1;
     }
     Ok(counts)
+}
+
+/// Notes a number of a log; whether it is there for the first time.
+fn first(
+    transaction: &Transaction<'_>,
+    device: &str,
+    log: &str,
+    seq: i64,
+) -> Result<bool, StoreError> {
+    let new = transaction
+        .prepare_cached("INSERT OR IGNORE INTO record (device, log, seq) VALUES (?1, ?2, ?3)")?
+        .execute(params![device, log, seq])?;
+    Ok(new > 0)
 }
 
 fn at(

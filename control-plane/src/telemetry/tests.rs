@@ -24,7 +24,11 @@ async fn put(store: &Store, device: &'static str, payload: &'static str, receive
 async fn a_record_with_an_id_counts_once_and_for_its_own_device() {
     let (_dir, store) = open();
     let one = r#"{"ts":5,"values":{"a":1},"cairn":{"log":"ab","seq":1}}"#;
-    let counts = |stored, duplicates| Counts { stored, duplicates };
+    let counts = |stored, duplicates| Counts {
+        stored,
+        duplicates,
+        ahead: 0,
+    };
     assert_eq!(put(&store, "x", one, 9).await, counts(1, 0));
     // The clock was set meanwhile; it is the same record.
     let later = r#"{"ts":7,"values":{"a":1},"cairn":{"log":"ab","seq":1}}"#;
@@ -93,6 +97,49 @@ async fn the_same_key_and_time_is_one_sample() {
             value: 2.into()
         }]
     );
+}
+
+async fn times(store: &Store, key: &'static str) -> Vec<(i64, serde_json::Value)> {
+    let found = store
+        .read::<_, StoreError, _>(move |c| samples(c, "x", key, 0..i64::MAX, 10))
+        .await
+        .unwrap();
+    found.into_iter().map(|s| (s.ts, s.value)).collect()
+}
+
+#[tokio::test]
+async fn a_time_far_ahead_is_the_servers_and_a_record_still_counts_once() {
+    let (_dir, store) = open();
+    let counts = |stored, duplicates, ahead| Counts {
+        stored,
+        duplicates,
+        ahead,
+    };
+    // A little ahead is what clocks are.
+    let near = r#"{"ts":600100,"values":{"near":1}}"#;
+    assert_eq!(put(&store, "x", near, 100).await, counts(1, 0, 0));
+    assert_eq!(times(&store, "near").await, [(600_100, 1.into())]);
+    // One with an id, and the same again once the clock was set.
+    let far = r#"{"ts":600101,"values":{"a":1},"cairn":{"log":"ab","seq":1}}"#;
+    assert_eq!(put(&store, "x", far, 100).await, counts(1, 0, 1));
+    assert_eq!(put(&store, "x", far, 200).await, counts(0, 1, 0));
+    assert_eq!(put(&store, "x", far, 900_000).await, counts(0, 1, 0));
+    assert_eq!(times(&store, "a").await, [(100, 1.into())]);
+    // Without an id it is known by its key and its own time.
+    let far = r#"[{"ts":9000000001,"values":{"b":1}},{"ts":9000000002,"values":{"b":2}}]"#;
+    assert_eq!(put(&store, "x", far, 100).await, counts(2, 0, 2));
+    assert_eq!(put(&store, "x", far, 200).await, counts(0, 2, 0));
+    let more = r#"{"ts":9000000002,"values":{"b":2,"c":3}}"#;
+    assert_eq!(put(&store, "x", more, 300).await, counts(1, 0, 1));
+    assert_eq!(times(&store, "b").await, [(101, 2.into()), (100, 1.into())]);
+    assert_eq!(times(&store, "c").await, [(300, 3.into())]);
+    // A right clock's value is the newest, and all of them grow old.
+    put(&store, "x", r#"{"ts":500,"values":{"b":4}}"#, 500).await;
+    assert_eq!(times(&store, "b").await[0], (500, 4.into()));
+    prune(&store, 700_000).await.unwrap();
+    for key in ["near", "a", "b", "c"] {
+        assert_eq!(times(&store, key).await, [], "{key}");
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use cairn_control_plane::ca::now;
 use reqwest::Method;
 
 use crate::support::{Node, PATIENCE, Server, csr};
@@ -171,6 +172,41 @@ async fn an_expired_certificate_is_refused_and_renewed_by_its_key() {
     assert_eq!(answer.status(), 400);
 }
 
+#[tokio::test]
+async fn a_connection_ends_with_its_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"), &[]);
+    let mut node = server.enrol(&server.token(1, 600), "old").await;
+    let soon = u64::try_from(now()).unwrap() + 8;
+    let short = sign_as(&server, &node.key, &node.id, |params| {
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(soon);
+    });
+    std::fs::write(&node.certificate, &short).unwrap();
+    node.identity.certificate = short;
+    let subscriber = node.subscribe(&server, &["v1/devices/me/attributes"]);
+    subscriber.line("SUBACK");
+    let http = server.http(Some(&node));
+    let ask = || http.get(server.url("/v1/me/desired")).send();
+    assert_eq!(ask().await.unwrap().status(), 200);
+
+    let admin = server.http(None);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let url = format!("http://{}/metrics", server.admin);
+        let metrics = admin.get(url).send().await.unwrap().text().await.unwrap();
+        if metrics.contains("cairn_mqtt_closed_total{reason=\"expired\"} 1") {
+            break;
+        }
+        assert!(Instant::now() < end, "it is still connected:\n{metrics}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(u64::try_from(now()).unwrap() > soon, "not before its end");
+    // Nor does an open HTTPS connection go on. A new one that takes up its TLS session is refused a little later.
+    let after = ask().await;
+    assert!(!after.is_ok_and(|answer| answer.status().is_success()));
+}
+
 /// A certificate of the server's own authority, with a life of the caller's choice.
 pub(crate) fn sign(
     server: &Server,
@@ -178,6 +214,18 @@ pub(crate) fn sign(
     name: &str,
     from: i32,
     until: i32,
+) -> String {
+    sign_as(server, key, name, |params| {
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+    })
+}
+
+fn sign_as(
+    server: &Server,
+    key: &rcgen::KeyPair,
+    name: &str,
+    change: impl FnOnce(&mut rcgen::CertificateParams),
 ) -> String {
     let read = |file: &str| std::fs::read_to_string(server.data.join("ca").join(file)).unwrap();
     let ca = rcgen::KeyPair::from_pem(&read("ca.key")).unwrap();
@@ -187,8 +235,7 @@ pub(crate) fn sign(
     params
         .distinguished_name
         .push(rcgen::DnType::CommonName, name);
-    params.not_before = rcgen::date_time_ymd(from, 1, 1);
-    params.not_after = rcgen::date_time_ymd(until, 1, 1);
+    change(&mut params);
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
     params.signed_by(key, &issuer).unwrap().pem()
 }

@@ -217,7 +217,9 @@ async fn an_operator_makes_tokens_and_sees_devices() {
     let (_, list, _) = text(&site, &["device", "list", "--tag", "t"]);
     assert!(list.contains(&device) && list.contains("offline"), "{list}");
     let (_, list, _) = text(&site, &["device", "list", "--online"]);
-    assert_eq!(list.lines().count(), 1);
+    assert_eq!(list, "no device matches\n");
+    let typo = ["device", "list", "--group", "typo"];
+    assert_eq!(run(&site, &root, &typo), Value::Array(vec![]));
     let (ok, shown, _) = text(
         &site,
         &[

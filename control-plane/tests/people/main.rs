@@ -4,9 +4,12 @@
 
 mod cairnctl;
 mod device_data;
+mod full_disk;
 mod release;
 mod scopes;
 mod serving;
 mod site;
+#[path = "../support/mod.rs"]
+mod support;
 mod uploads;
 mod who;

@@ -1,19 +1,19 @@
-//! A server of its own for each test: the real program, in a folder of its own.
+//! A server of its own for each test, with an administrator.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::Once;
-use std::time::Duration;
+use std::process::{Command, Output, Stdio};
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
+
+use crate::support::Server;
 
 pub const PASSWORD: &str = "correct horse battery";
 
 pub struct Site {
     pub folder: tempfile::TempDir,
-    server: Child,
+    server: Server,
     pub url: String,
     http: reqwest::Client,
 }
@@ -31,60 +31,11 @@ impl Answer {
     }
 }
 
-fn start(data: &Path) -> (Child, String) {
-    let mut server = Command::new(env!("CARGO_BIN_EXE_cairn-control"))
-        .args([
-            "serve",
-            "--https",
-            "127.0.0.1:0",
-            "--mqtt",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--data",
-        ])
-        .arg(data)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(server.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    let ready: Value = serde_json::from_str(&line).expect("the server says that it is ready");
-    (
-        server,
-        format!("https://{}", ready["https"].as_str().unwrap()),
-    )
-}
-
-fn roots(data: &Path) -> rustls::RootCertStore {
-    let ca = std::fs::read(data.join("ca/ca.pem")).unwrap();
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in x509_parser::pem::Pem::iter_from_buffer(&ca) {
-        roots.add(certificate.unwrap().contents.into()).unwrap();
-    }
-    roots
-}
-
 impl Site {
     pub async fn start() -> Self {
-        static PROVIDER: Once = Once::new();
-        PROVIDER.call_once(|| {
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        });
         let folder = tempfile::tempdir().unwrap();
-        let data = folder.path().join("data");
-        let (server, url) = start(&data);
-        let tls = rustls::ClientConfig::builder()
-            .with_root_certificates(roots(&data))
-            .with_no_client_auth();
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .timeout(Duration::from_secs(60))
-            .build()
-            .unwrap();
+        let server = Server::start(&folder.path().join("data"), &[]);
+        let (url, http) = (server.url(""), server.http(None));
         let site = Self {
             folder,
             server,
@@ -96,12 +47,13 @@ impl Site {
     }
 
     pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.server.data.clone()
     }
 
     /// Memory of the server in KiB.
     pub fn memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.id())).unwrap();
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.server.pid())).unwrap();
         let line = status
             .lines()
             .find(|line| line.starts_with("VmRSS:"))
@@ -111,9 +63,10 @@ impl Site {
 
     /// Ends the server as a power cut would, and starts it again.
     pub fn kill_and_start(&mut self) {
-        self.server.kill().unwrap();
-        self.server.wait().unwrap();
-        (self.server, self.url) = start(&self.data());
+        self.server.kill();
+        self.server.start_again();
+        // Without connections to the one that is gone.
+        self.http = self.server.http(None);
     }
 
     /// Runs `cairn-control` on the data, while the server runs.
@@ -217,39 +170,10 @@ impl Site {
         let made = self
             .post("/v1/enrolment-tokens", session, json!({ "tags": ["t"] }))
             .await;
-        let key = rcgen::KeyPair::generate().unwrap();
-        let csr = rcgen::CertificateParams::default()
-            .serialize_request(&key)
-            .unwrap()
-            .pem()
-            .unwrap();
-        let body = json!({ "token": made.body["token"], "csr": csr, "name": name });
-        let answer = self.call(Method::POST, "/v1/enrol", None, body).await;
-        assert_eq!(answer.status, 200, "{answer:?}");
-        let der = |pem: &str| {
-            let pems: Result<Vec<_>, _> =
-                x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes()).collect();
-            pems.unwrap()
-                .into_iter()
-                .map(|pem| rustls::pki_types::CertificateDer::from(pem.contents))
-                .collect::<Vec<_>>()
-        };
-        let chain = der(answer.body["certificate"].as_str().unwrap());
-        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        let tls = rustls::ClientConfig::builder()
-            .with_root_certificates(self.roots())
-            .with_client_auth_cert(chain, key)
-            .unwrap();
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .timeout(Duration::from_secs(60))
-            .build()
-            .unwrap();
-        (answer.body["device"].as_str().unwrap().to_owned(), http)
-    }
-
-    fn roots(&self) -> rustls::RootCertStore {
-        roots(&self.data())
+        let token = made.body["token"].as_str().unwrap();
+        let node = self.server.enrol(token, name).await;
+        let http = self.server.http(Some(&node));
+        (node.id, http)
     }
 
     pub async fn audit(&self, session: &str) -> Vec<(String, String, String)> {
@@ -260,12 +184,5 @@ impl Site {
             .iter()
             .map(|e| (text(e, "who"), text(e, "action"), text(e, "subject")))
             .collect()
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
     }
 }

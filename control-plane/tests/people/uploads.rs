@@ -29,7 +29,7 @@ fn describe(folder: &Path, channel: &str) -> Value {
     json!({ "channel": channel, "manifest": manifest, "sizes": sizes })
 }
 
-async fn put(
+pub async fn put(
     site: &Site,
     token: &str,
     id: &str,
@@ -45,12 +45,12 @@ async fn put(
     .await
 }
 
-async fn begin(site: &Site, token: &str, folder: &Path, channel: &str) -> Answer {
+pub async fn begin(site: &Site, token: &str, folder: &Path, channel: &str) -> Answer {
     site.post("/v1/uploads", token, describe(folder, channel))
         .await
 }
 
-async fn put_all(site: &Site, token: &str, id: &str, folder: &Path) {
+pub async fn put_all(site: &Site, token: &str, id: &str, folder: &Path) {
     for file in [
         name::KERNEL,
         name::ROOT,
@@ -72,7 +72,7 @@ async fn put_all(site: &Site, token: &str, id: &str, folder: &Path) {
     }
 }
 
-async fn commit(site: &Site, token: &str, id: &str) -> Answer {
+pub async fn commit(site: &Site, token: &str, id: &str) -> Answer {
     site.post(&format!("/v1/uploads/{id}/commit"), token, json!({}))
         .await
 }
@@ -86,7 +86,7 @@ async fn publish(site: &Site, token: &str, folder: &Path, channel: &str) -> Answ
 }
 
 /// A server with trust root 1: root key 1, release key 10.
-async fn site() -> (Site, String) {
+pub async fn site() -> (Site, String) {
     let site = Site::start().await;
     let root = site.login("root").await;
     let trust = release::trust(&site.folder.path().join("trust"), 1, &[1], &[10], &[1]);

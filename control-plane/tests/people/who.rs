@@ -54,6 +54,40 @@ async fn a_wrong_password_is_refused_and_guessing_is_slowed_down() {
 }
 
 #[tokio::test]
+async fn wrong_passwords_are_in_the_audit_log() {
+    let site = Site::start().await;
+    let long = "n".repeat(5000);
+    for account in ["root", &long] {
+        let guess = json!({ "account": account, "password": "wrong wrong wrong" });
+        let answer = site.call(Method::POST, "/v1/login", None, guess).await;
+        assert_eq!(answer.status, 401);
+    }
+    let root = site.login("root").await;
+    let log = site.get("/v1/audit?limit=10", &root).await;
+    let lines: Vec<_> = log.body["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| entry["action"] == "account.wrong-password")
+        .map(|entry| {
+            (
+                entry["subject"].as_str().unwrap().to_owned(),
+                entry["detail"]["address"].clone(),
+            )
+        })
+        .collect();
+    let subject = |name: &str| format!("account/{name}");
+    assert_eq!(
+        lines,
+        [
+            (subject(&long[..64]), json!("127.0.0.1")),
+            (subject("root"), json!("127.0.0.1"))
+        ]
+    );
+    assert!(!log.body.to_string().contains("wrong wrong"));
+}
+
+#[tokio::test]
 async fn a_session_ends_with_logout_and_with_the_password() {
     let site = Site::start().await;
     let (first, second) = (site.login("root").await, site.login("root").await);

@@ -91,8 +91,11 @@ impl Output {
     }
 }
 
-/// A table with a head, its columns as wide as they need.
-pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+/// A table with a head, its columns as wide as they need; `none` if there is nothing in it.
+pub fn table(none: &str, head: &[&str], rows: &[Vec<String>]) -> String {
+    if rows.is_empty() {
+        return format!("{none}\n");
+    }
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -178,8 +181,9 @@ mod tests {
             vec!["e".into(), cell(&Value::Null)],
         ];
         assert_eq!(
-            table(&["ID", "NAME"], &rows),
+            table("nothing", &["ID", "NAME"], &rows),
             "ID      NAME\nedge-1  a\u{fffd}[2Jb\ne       -\n"
         );
+        assert_eq!(table("nothing", &["ID", "NAME"], &[]), "nothing\n");
     }
 }

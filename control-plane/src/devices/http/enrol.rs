@@ -6,12 +6,12 @@ use axum::routing::post;
 use axum::{Json, Router};
 use cairn_wire::enrol::{EnrolRequest, Identity, RenewRequest};
 
-use crate::api::{ApiError, Body};
 use crate::app::App;
 use crate::ca::{Issued, SigningRequest, now};
 use crate::metrics::Reason;
 use crate::registry::DeviceId;
 use crate::registry::enrolment::{self, EnrolError};
+use crate::web::{ApiError, Body};
 
 pub(super) fn router() -> Router<App> {
     Router::new()
@@ -85,7 +85,9 @@ fn answer(
 }
 
 fn refusal(error: EnrolError) -> ApiError {
-    let status = match &error {
+    let status = match error {
+        EnrolError::Store(error) => return error.into(),
+        EnrolError::Ca(error) => return ApiError::internal(error),
         EnrolError::TokenUnknown
         | EnrolError::TokenUsed
         | EnrolError::TokenExpired
@@ -93,7 +95,6 @@ fn refusal(error: EnrolError) -> ApiError {
         | EnrolError::WrongKey(_) => StatusCode::FORBIDDEN,
         EnrolError::Request(_) | EnrolError::Facts(_) => StatusCode::BAD_REQUEST,
         EnrolError::UnknownDevice(_) => StatusCode::NOT_FOUND,
-        EnrolError::Ca(_) | EnrolError::Store(_) => return ApiError::internal(error),
     };
     ApiError::new(status, error.code(), error.to_string())
 }

@@ -14,10 +14,10 @@ use http_body_util::{BodyExt, Limited};
 use tokio::sync::Semaphore;
 
 use super::{certified, evidence};
-use crate::api::ApiError;
 use crate::app::App;
 use crate::registry::{DeviceId, is_label};
 use crate::rollouts::Rollouts;
+use crate::web::ApiError;
 
 /// Uploads at once; each is in memory as a whole.
 static UPLOADS: Semaphore = Semaphore::const_new(32);
@@ -127,8 +127,7 @@ async fn upload(
     let name_ = name.clone();
     tokio::task::spawn_blocking(move || evidence::keep(&folder, &name_, &body))
         .await
-        .map_err(ApiError::internal)?
-        .map_err(ApiError::internal)?;
+        .map_err(ApiError::internal)??;
     tracing::info!(device = %device, name, "evidence");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -19,9 +19,9 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{Extensions, StatusCode};
 
 use super::{Peer, PeerRefused};
-use crate::api::ApiError;
 use crate::app::App;
 use crate::registry::DeviceId;
+use crate::web::ApiError;
 
 /// Largest body of a device's request, but for evidence: a payload and something beside it.
 const LARGEST_BODY: usize = cairn_wire::MAX_PAYLOAD + 1024;

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::thingsboard::who;
-use crate::api::ApiError;
 use crate::app::App;
+use crate::web::ApiError;
 
 /// How long a request waits if it doesn't say.
 const WAIT_MS: u64 = 20_000;

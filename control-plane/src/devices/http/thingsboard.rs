@@ -1,5 +1,7 @@
 //! ThingsBoard's HTTP device API: `/api/v1/{token}/…`. The token `me` is the device of the connection's certificate.
 
+use std::time::{Duration, Instant};
+
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{Extensions, StatusCode};
@@ -14,7 +16,6 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{certified, poll};
-use crate::api::ApiError;
 use crate::app::App;
 use crate::devices::mqtt::{client_attributes, provision, share};
 use crate::devices::now_ms;
@@ -22,7 +23,8 @@ use crate::devices::requests::{self, Claim};
 use crate::registry::packages::{self, PackageError};
 use crate::registry::{self, DeviceId, credentials};
 use crate::store::StoreError;
-use crate::telemetry;
+use crate::telemetry::{self, quota};
+use crate::web::ApiError;
 
 /// What a byte of JSON is in memory at most, read: records of one value each.
 const READ: usize = 128;
@@ -73,6 +75,18 @@ fn bad(error: impl std::fmt::Display) -> ApiError {
     ApiError::bad("bad-message", error.to_string())
 }
 
+fn used_up(wait: Duration) -> ApiError {
+    let seconds = wait.as_secs() + 1;
+    ApiError {
+        retry_after: Some(seconds),
+        ..ApiError::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "quota",
+            format!("this device has used up its telemetry quota; try again in {seconds} s"),
+        )
+    }
+}
+
 async fn post_telemetry(
     State(app): State<App>,
     Path(token): Path<String>,
@@ -83,18 +97,29 @@ async fn post_telemetry(
     let _share = share(body.len() * READ).await;
     let records = Record::parse_all(&body).map_err(bad)?;
     telemetry::check(&records).map_err(bad)?;
+    let now = Instant::now();
+    let wait = app.quota.charge(&device, 0, now);
+    if !wait.is_zero() {
+        app.metrics.slowed.inc();
+        return Err(used_up(wait));
+    }
+    // This may be more than the device has left; then its next one waits.
+    app.quota
+        .charge(&device, quota::cost(body.len(), &records), now);
     let received = now_ms();
     let online = app.sessions.online(&device);
     let counts = app
         .store
-        .write::<_, StoreError, _>(move |tx| {
+        .write::<_, ApiError, _>(move |tx| {
+            if !registry::exists(tx, &device)? {
+                return Err(ApiError::not_found("such device"));
+            }
             let counts = telemetry::store(tx, &device, &records, received)?;
             registry::seen(tx, &device, online)?;
             Ok(counts)
         })
         .await?;
-    app.metrics.records.inc_by(counts.stored);
-    app.metrics.duplicates.inc_by(counts.duplicates);
+    app.metrics.took(counts);
     Ok(StatusCode::OK)
 }
 
@@ -167,9 +192,7 @@ async fn post_claim(
 ) -> Result<StatusCode, ApiError> {
     let device = who(&app, token, &extensions).await?;
     let claim = Claim::parse(&body).map_err(bad)?;
-    requests::claim(&app, &device, claim)
-        .await
-        .map_err(ApiError::internal)?;
+    requests::claim(&app, &device, claim).await?;
     Ok(StatusCode::OK)
 }
 

@@ -19,7 +19,8 @@ const PROVISION: &str = "provision";
 static PASSWORDS: Semaphore = Semaphore::const_new(2);
 
 enum Who {
-    Device(DeviceId),
+    /// When its certificate ends, if it showed one of ours.
+    Device(DeviceId, Option<i64>),
     Provision,
     Nobody(&'static str),
     Unknown,
@@ -44,8 +45,8 @@ pub(super) async fn serve(
         }
     };
     match who {
-        Who::Device(device) => {
-            connection::serve(app, wire, device, connect.keep_alive, shutdown).await
+        Who::Device(device, ends) => {
+            connection::serve(app, wire, device, ends, connect.keep_alive, shutdown).await
         }
         Who::Provision => provision::serve(app, wire, shutdown).await,
         Who::Nobody(reason) => {
@@ -101,7 +102,7 @@ async fn authenticate(
             })
             .await;
         return match found {
-            Ok(device) => Ok(Who::Device(device)),
+            Ok((device, ends)) => Ok(Who::Device(device, ends)),
             Err(Refused::Store(error)) => Err(error),
             Err(refused) => Ok(Who::Nobody(refused.code())),
         };
@@ -123,7 +124,7 @@ async fn authenticate(
             .read(move |connection| credentials::by_access_token(connection, &token))
             .await?;
         if let Some(device) = found {
-            return Ok(Who::Device(device));
+            return Ok(Who::Device(device, None));
         }
     }
     let basic = Basic {
@@ -147,7 +148,7 @@ async fn authenticate(
         }
     };
     Ok(if fits {
-        Who::Device(device)
+        Who::Device(device, None)
     } else {
         Who::Unknown
     })

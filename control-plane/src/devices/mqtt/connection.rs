@@ -21,9 +21,11 @@ use super::connect::refuse;
 use super::ingest::{self, BATCH, Item, Job, Message, Outcome};
 use super::wire::Wire;
 use crate::app::App;
+use crate::devices::left;
 use crate::registry::{self, DeviceId};
 use crate::sessions::{End, Outlet, Push, Wants};
 use crate::store::StoreError;
+use crate::telemetry::quota;
 
 /// Jobs of one connection that may be under way; then its socket isn't read.
 const UNDER_WAY: usize = 8;
@@ -40,14 +42,21 @@ struct Connection<'a> {
     jobs: FuturesOrdered<Job>,
     batch: Vec<Message>,
     batch_bytes: usize,
+    /// What of it counts against the device's quota.
+    batch_cost: usize,
     seen: Instant,
     heard: Instant,
+    /// When its certificate ends.
+    ends: Option<i64>,
+    /// It has used up its quota: nothing is read before.
+    owing: Option<Instant>,
 }
 
 pub(super) async fn serve(
     app: &App,
     wire: Wire,
     device: DeviceId,
+    ends: Option<i64>,
     keep_alive: u16,
     shutdown: &CancellationToken,
 ) -> Closed {
@@ -75,8 +84,11 @@ pub(super) async fn serve(
                 jobs: FuturesOrdered::new(),
                 batch: Vec::new(),
                 batch_bytes: 0,
+                batch_cost: 0,
                 seen: now,
                 heard: now,
+                ends,
+                owing: None,
             };
             // On the heap, so that the task of an idle connection isn't larger than it must be.
             Box::pin(connection.run(silence, shutdown)).await
@@ -123,12 +135,18 @@ impl Connection<'_> {
         self.wire.send().await?;
         tracing::debug!(device = %self.device, "connected");
         self.app.rollouts.on_connect(&self.device);
-        // A client needn't wait for CONNACK: what it sent behind its CONNECT is here already.
-        self.read().await?;
-        let alarm = tokio::time::sleep(silence);
+        self.charge(0);
+        if self.owing.is_none() {
+            // A client needn't wait for CONNACK: what it sent behind its CONNECT is here already.
+            self.read().await?;
+        }
+        let alarm = tokio::time::sleep_until(self.look_again(silence));
         tokio::pin!(alarm);
         loop {
-            let busy = self.jobs.len() >= UNDER_WAY || self.wire.is_full();
+            if let Some(until) = self.owing.filter(|until| *until < alarm.deadline()) {
+                alarm.as_mut().reset(until);
+            }
+            let busy = self.jobs.len() >= UNDER_WAY || self.wire.is_full() || self.owing.is_some();
             tokio::select! {
                 Some(outcome) = self.jobs.next(), if !self.jobs.is_empty() => self.done(outcome)?,
                 () = self.outlet.woken() => self.push()?,
@@ -138,16 +156,47 @@ impl Connection<'_> {
                     self.read().await?;
                 }
                 () = &mut alarm => {
-                    let quiet = self.heard.elapsed();
+                    if self.ends.is_some_and(|ends| left(ends).is_none()) {
+                        return Err(Closed::Expired);
+                    }
+                    if self.owing.is_some_and(|until| until <= Instant::now()) {
+                        self.owing = None;
+                        self.heard = Instant::now();
+                        self.read().await?;
+                    }
                     // While it waits for us its silence is ours.
-                    if quiet >= silence && !busy {
+                    if self.heard.elapsed() >= silence && !busy {
                         return Err(Closed::Silent);
                     }
-                    alarm.as_mut().reset(Instant::now() + silence.saturating_sub(quiet).max(Duration::from_secs(1)));
+                    alarm.as_mut().reset(self.look_again(silence));
                 }
                 () = shutdown.cancelled() => return Err(Closed::Shutdown),
             }
             self.wire.send().await?;
+        }
+    }
+
+    /// When its silence or its certificate may be over.
+    fn look_again(&self, silence: Duration) -> Instant {
+        let now = Instant::now();
+        let soonest = now + Duration::from_secs(1);
+        let silent = (self.heard + silence).max(soonest);
+        match self.ends.map(|ends| left(ends).unwrap_or_default()) {
+            Some(left) if now + left < silent => (now + left).max(soonest),
+            _ => silent,
+        }
+    }
+
+    /// Counts what the device sent against its quota.
+    fn charge(&mut self, bytes: usize) {
+        let now = Instant::now();
+        let wait = self.app.quota.charge(&self.device, bytes, now.into_std());
+        if !wait.is_zero() {
+            if self.owing.is_none() {
+                self.app.metrics.slowed.inc();
+                tracing::debug!(device = %self.device, ?wait, "its quota is used up");
+            }
+            self.owing = Some(now + wait);
         }
     }
 
@@ -284,6 +333,7 @@ impl Connection<'_> {
                 let records =
                     Record::parse_all(&publish.payload).map_err(|error| malformed(&error))?;
                 crate::telemetry::check(&records).map_err(|error| malformed(&error))?;
+                self.batch_cost += quota::cost(publish.payload.len(), &records);
                 Item::Telemetry(records)
             }
             FromDevice::Attributes => {
@@ -332,6 +382,8 @@ impl Connection<'_> {
         if self.batch.is_empty() {
             return;
         }
+        let cost = std::mem::take(&mut self.batch_cost);
+        self.charge(cost);
         let bytes = std::mem::take(&mut self.batch_bytes);
         let Some(permit) = ingest::share(bytes).await else {
             return;

@@ -294,6 +294,7 @@ pub(super) fn goodbye(out: &mut BytesMut, closed: Closed) {
         Closed::Silent => 0x8d,
         Closed::Superseded => 0x8e,
         Closed::Slow => 0x97,
+        Closed::Expired => 0xa0,
     };
     put(out, 0xe0, &[reason]);
 }

@@ -79,8 +79,7 @@ pub(super) fn store(
         drop(permit);
         match stored {
             Ok((outcome, counts)) => {
-                app.metrics.records.inc_by(counts.stored);
-                app.metrics.duplicates.inc_by(counts.duplicates);
+                app.metrics.took(counts);
                 outcome
             }
             Err(error) => {
@@ -102,12 +101,15 @@ fn write(
     seen: bool,
 ) -> Result<(Outcome, Counts), StoreError> {
     let (mut outcome, mut counts) = (Outcome::default(), Counts::default());
+    if !registry::exists(tx, device)? {
+        // Removed while this was on its way; nobody would ever delete it.
+        outcome.closed = Some(Closed::Revoked);
+        return Ok((outcome, counts));
+    }
     for message in messages {
         match message.item {
             Item::Telemetry(records) => {
-                let more = telemetry::store(tx, device, &records, received)?;
-                counts.stored += more.stored;
-                counts.duplicates += more.duplicates;
+                counts += telemetry::store(tx, device, &records, received)?;
             }
             Item::Attributes(values) => {
                 if let Err(error) = client_attributes(tx, device, &values)? {

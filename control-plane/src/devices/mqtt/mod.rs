@@ -50,6 +50,8 @@ enum Closed {
     Superseded,
     /// It was revoked or removed.
     Revoked,
+    /// Its certificate has ended.
+    Expired,
     /// It doesn't read.
     Slow,
     /// The database said no: what wasn't acknowledged comes again.
@@ -69,6 +71,7 @@ impl Closed {
             Self::Refused => "refused",
             Self::Superseded => "superseded",
             Self::Revoked => "revoked",
+            Self::Expired => "expired",
             Self::Slow => "slow",
             Self::Storage => "storage",
             Self::Shutdown => "shutdown",

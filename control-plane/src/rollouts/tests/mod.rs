@@ -6,6 +6,7 @@ mod owners;
 mod rest;
 mod scale;
 mod server;
+mod tally;
 
 use std::path::Path;
 
@@ -20,8 +21,8 @@ use super::engine::Memory;
 use super::steer::Command;
 use super::view::{self, DeviceView, RolloutView, TimelineEvent};
 use super::{create, engine, order, report, steer};
-use crate::api::ApiError;
 use crate::store::{Store, StoreError};
+use crate::web::ApiError;
 
 /// When the tests begin.
 const START: i64 = 1_760_000_000;

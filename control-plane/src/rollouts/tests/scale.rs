@@ -8,7 +8,7 @@ use super::super::create::NewRollout;
 use super::super::steer::Command;
 use super::super::{create, steer};
 use super::{Site, release};
-use crate::api::ApiError;
+use crate::web::ApiError;
 
 const DEVICES: usize = 100_000;
 

@@ -93,7 +93,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
                     .iter()
                     .map(|a| vec![cell(a, "name"), cell(a, "role"), moment(a, "created")])
                     .collect();
-                table(&["NAME", "ROLE", "CREATED"], &rows)
+                table("no accounts", &["NAME", "ROLE", "CREATED"], &rows)
             })
         }
         Command::Role { name, role } => {

@@ -85,6 +85,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
                     })
                     .collect();
                 table(
+                    "no API tokens",
                     &["ID", "ACCOUNT", "SCOPES", "EXPIRES", "LAST USED", "NOTE"],
                     &rows,
                 )

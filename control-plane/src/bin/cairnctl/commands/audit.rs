@@ -46,7 +46,11 @@ impl Audit {
                     ]
                 })
                 .collect();
-            table(&["TIME", "WHO", "ACTION", "SUBJECT", "DETAIL"], &rows)
+            table(
+                "no line matches",
+                &["TIME", "WHO", "ACTION", "SUBJECT", "DETAIL"],
+                &rows,
+            )
         })
     }
 }

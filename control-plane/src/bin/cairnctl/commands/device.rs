@@ -175,7 +175,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
                 let rows: Vec<_> = rows(&items)
                     .map(|s| vec![millis(field(s, "ts")), cell(s, "key"), cell(s, "value")])
                     .collect();
-                table(&["TIME", "KEY", "VALUE"], &rows)
+                table("no telemetry", &["TIME", "KEY", "VALUE"], &rows)
             })
         }
         Command::Timeline { id, last } => {
@@ -187,7 +187,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
                 let rows: Vec<_> = rows(&items)
                     .map(|e| vec![millis(field(e, "time")), cell(e, "kind"), cell(e, "text")])
                     .collect();
-                table(&["TIME", "KIND", "WHAT"], &rows)
+                table("no events", &["TIME", "KIND", "WHAT"], &rows)
             })
         }
         Command::Evidence { id, name: None, .. } => {
@@ -198,7 +198,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
                 let rows: Vec<_> = rows(&items)
                     .map(|e| vec![moment(e, "time"), size(e), cell(e, "name")])
                     .collect();
-                table(&["TIME", "SIZE", "NAME"], &rows)
+                table("no evidence", &["TIME", "SIZE", "NAME"], &rows)
             })
         }
         Command::Evidence {
@@ -270,6 +270,7 @@ fn list(items: &[Value]) -> String {
         })
         .collect();
     table(
+        "no device matches",
         &["ID", "STATE", "GROUP", "TAGS", "LAST SEEN", "NAME"],
         &rows,
     )

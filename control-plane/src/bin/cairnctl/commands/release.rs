@@ -91,6 +91,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
                     })
                     .collect();
                 table(
+                    "no releases",
                     &["VERSION", "CHANNEL", "SEQUENCE", "SIZE", "PUBLISHED", "BY"],
                     &rows,
                 )
@@ -175,6 +176,6 @@ fn show(release: &Value) -> String {
             ]
         })
         .collect();
-    text.push_str(&table(&["FILE", "SIZE", "SHA-256"], &rows));
+    text.push_str(&table("no files", &["FILE", "SIZE", "SHA-256"], &rows));
     text
 }

@@ -344,6 +344,7 @@ fn list(items: &[Value]) -> String {
         })
         .collect();
     table(
+        "no rollouts",
         &[
             "ID", "STATUS", "RELEASE", "GOOD", "FAILED", "STARTED", "NAME",
         ],
@@ -382,9 +383,6 @@ fn show(rollout: &Value) -> String {
 }
 
 fn device_table(devices: &[Value]) -> String {
-    if devices.is_empty() {
-        return "no devices\n".into();
-    }
     let rows: Vec<_> = devices
         .iter()
         .map(|d| {
@@ -403,7 +401,11 @@ fn device_table(devices: &[Value]) -> String {
             ]
         })
         .collect();
-    table(&["DEVICE", "STATE", "SINCE", "RUNS", "ORDER", "WHY"], &rows)
+    table(
+        "no devices",
+        &["DEVICE", "STATE", "SINCE", "RUNS", "ORDER", "WHY"],
+        &rows,
+    )
 }
 
 #[cfg(test)]

@@ -120,6 +120,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
                     })
                     .collect();
                 table(
+                    "no enrolment tokens",
                     &["ID", "USES LEFT", "GROUP", "TAGS", "EXPIRES", "NOTE"],
                     &rows,
                 )

@@ -56,6 +56,15 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, code, message)
     }
 
+    /// 507: nothing was lost that its sender keeps; it may come again once there is room.
+    pub fn disk_full() -> Self {
+        Self::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "disk-full",
+            "the server's disk is full; free some space there and try again",
+        )
+    }
+
     /// 500: our own fault. The cause goes to the log, not to the caller.
     pub fn internal(cause: impl std::fmt::Display) -> Self {
         tracing::error!(%cause, "a request failed");
@@ -99,6 +108,10 @@ impl From<StoreError> for ApiError {
                 "closing",
                 "the server is shutting down",
             ),
+            error if error.is_full() => {
+                tracing::error!(%error, "the disk is full");
+                Self::disk_full()
+            }
             error => Self::internal(error),
         }
     }
@@ -112,12 +125,10 @@ impl From<rusqlite::Error> for ApiError {
 
 impl From<std::io::Error> for ApiError {
     fn from(error: std::io::Error) -> Self {
-        if error.kind() == std::io::ErrorKind::StorageFull {
-            return Self::new(
-                StatusCode::INSUFFICIENT_STORAGE,
-                "disk-full",
-                "the server's disk is full",
-            );
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        if matches!(error.kind(), StorageFull | QuotaExceeded) {
+            tracing::error!(%error, "the disk is full");
+            return Self::disk_full();
         }
         Self::internal(error)
     }
