@@ -17,8 +17,9 @@ help:
 demo: setup
 	$(CARGO) run --release --quiet -p cairn-tests --bin demo
 
+# Machines under emulation wait half of the time, so more tests run than there are processors.
 test: setup
-	INSTA_UPDATE=no $(CARGO) test --workspace
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} INSTA_UPDATE=no $(CARGO) test --workspace
 
 # CAIRN_SEED=<number> repeats the power cuts of another run.
 soak: setup

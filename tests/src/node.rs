@@ -11,7 +11,7 @@ use crate::site::Site;
 use crate::vm::VmBuilder;
 use crate::{Disk, Vm, Writes};
 
-/// A node under emulation, beside another one, on a slow host: from a trial's start to its
+/// A node under emulation, beside others, on a slow host: from a trial's start to its
 /// health deadline, and then once more to the good release.
 pub const BOOT: Duration = Duration::from_secs(480);
 /// What a running node does at once.

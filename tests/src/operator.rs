@@ -10,7 +10,7 @@ use crate::node::BOOT;
 use crate::site::Site;
 
 /// An update from the order to its end: a download, two restarts, a soak time or a
-/// health deadline, all of it under emulation beside another machine.
+/// health deadline, all of it under emulation beside other machines.
 pub const UPDATE: Duration = Duration::from_secs(480);
 
 /// Where one device is in a rollout.

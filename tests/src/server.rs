@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use crate::tools;
 
-/// How long the server may take to start or to stop, beside two machines under emulation.
+/// How long the server may take to start or to stop, beside machines under emulation.
 pub const START: Duration = Duration::from_secs(60);
 
 /// What the server prints when it is ready.

@@ -1,4 +1,4 @@
-//! A machine in QEMU. It takes a place of the two that may run at once, and it is
+//! A machine in QEMU. It takes a place of the few that may run at once, and it is
 //! gone, process and all, when it is dropped or the test dies.
 
 use std::ffi::OsString;
@@ -18,8 +18,9 @@ use tempfile::TempDir;
 use crate::serial::Serial;
 use crate::tools::{self, FileLock};
 
-/// How many machines run at once: more would only slow each other down.
-const PLACES: u32 = 2;
+/// How many machines run at once. A node waits half of its time, for its watchdog or for
+/// an answer; more of them would only slow each other down on two processors.
+const PLACES: u32 = 4;
 const OVMF_CODE: &[&str] = &[
     "/usr/share/OVMF/OVMF_CODE_4M.fd",
     "/usr/share/edk2/x64/OVMF_CODE.4m.fd",

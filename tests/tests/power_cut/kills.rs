@@ -19,7 +19,7 @@ const LONGEST: Duration = Duration::from_secs(90);
 /// How often it is asked whether the update has ended before.
 const GLANCE: Duration = Duration::from_secs(2);
 /// Nodes at once.
-const NODES: u64 = 2;
+const NODES: u64 = 3;
 
 #[test]
 fn a_node_that_is_cut_off_at_random_goes_on_by_itself() -> Result<()> {

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// A machine under emulation, beside another one, on a slow host.
+/// A machine under emulation, beside others, on a slow host.
 const BOOT: Duration = Duration::from_secs(240);
 const SOON: Duration = Duration::from_secs(60);
 /// What a node prints once it is up.
