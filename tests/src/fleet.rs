@@ -4,8 +4,6 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -194,24 +192,7 @@ impl Fleet {
         };
         // Alone, as it fills the cache of packages.
         self.build(first)?;
-        let queue = Mutex::new(others.iter());
-        let work = || -> Result<()> {
-            loop {
-                let Some(version) = queue.lock().ok().and_then(|mut queue| queue.next()) else {
-                    return Ok(());
-                };
-                self.build(version)?;
-            }
-        };
-        thread::scope(|scope| {
-            let threads = [scope.spawn(work), scope.spawn(work)];
-            threads
-                .into_iter()
-                .try_for_each(|thread| match thread.join() {
-                    Ok(result) => result,
-                    Err(_) => bail!("a building thread died"),
-                })
-        })
+        tools::two_at_once(others, |version| self.build(version))
     }
 
     /// Makes packages and profile.

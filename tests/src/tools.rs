@@ -5,8 +5,10 @@
 use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{FlockOperation, flock};
 
 /// Finds a program in `PATH` or in the folders of the administrator's programs.
@@ -53,6 +55,29 @@ pub fn cache_dir() -> Result<PathBuf> {
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     dir.canonicalize()
         .with_context(|| format!("cannot find {}", dir.display()))
+}
+
+/// Does some work for each of these, two at once.
+///
+/// # Errors
+/// The first one's that fails; what has begun is brought to its end.
+pub fn two_at_once<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+    let queue = Mutex::new(items.iter());
+    let next = || queue.lock().ok()?.next();
+    let worker = || -> Result<()> {
+        while let Some(item) = next() {
+            work(item)?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let threads = [scope.spawn(worker), scope.spawn(worker)];
+        let results = threads.map(|thread| thread.join());
+        results.into_iter().try_for_each(|result| match result {
+            Ok(result) => result,
+            Err(_) => bail!("a thread died"),
+        })
+    })
 }
 
 /// Gives the folder `home/key`, which `make` makes in a folder beside it if nobody has.

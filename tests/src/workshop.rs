@@ -30,11 +30,17 @@ pub const HANGS: &str = "1.2.0-hang";
 /// How imgtool gets the passphrase.
 const SECRET: [&str; 2] = ["--passphrase-env", "CAIRN_PASSPHRASE"];
 
-/// What a test release's init does, in place of systemd.
-const INITS: [(&str, &str); 2] = [
-    (PANICS, "#!/bin/sh\nexit 1\n"),
+/// What takes systemd's place in a release that doesn't come up.
+const INIT: &str = "/usr/lib/systemd/systemd";
+/// The releases after [`GOOD`]: version, sequence, and a file with its text that is
+/// different.
+const OTHERS: [(&str, u32, &str, &str); 3] = [
+    (NEXT, 2, "/etc/motd", "the next one\n"),
+    (PANICS, 3, INIT, "#!/bin/sh\nexit 1\n"),
     (
         HANGS,
+        3,
+        INIT,
         "#!/bin/sh\necho 'hanging now' >/dev/console\nwhile :; do sleep 1000; done\n",
     ),
 ];
@@ -254,19 +260,16 @@ impl Workshop {
         self.make_keys()?;
         self.make_profile(&[])?;
         let releases = self.dir.join("releases");
+        // Alone, as it fills the cache of packages.
         self.imgtool(self.build_args(GOOD, 1, &releases)).run()?;
-        let site = self.site("next", "", &[("motd", "/etc/motd", "the next one\n")])?;
-        self.imgtool(self.build_args(NEXT, 2, &releases))
-            .arg("--site")
-            .arg(site)
-            .run()?;
-        for (version, init) in INITS {
-            let site = self.site(version, "", &[("init", "/usr/lib/systemd/systemd", init)])?;
-            self.imgtool(self.build_args(version, 3, &releases))
+        tools::two_at_once(&OTHERS, |(version, sequence, path, text)| {
+            let site = self.site(version, "", &[("file", path, text)])?;
+            self.imgtool(self.build_args(version, *sequence, &releases))
                 .arg("--site")
                 .arg(site)
                 .run()?;
-        }
+            Ok(())
+        })?;
         self.make_loader()
     }
 
