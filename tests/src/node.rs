@@ -69,8 +69,6 @@ impl Node {
     pub fn start_with(&mut self, change: impl FnOnce(VmBuilder) -> VmBuilder) -> Result<()> {
         let machine = Vm::builder(&self.name)
             .disk(self.disk.path(), Writes::Kept)
-            // What it does is wait; a second processor would be the other machine's.
-            .cpus(1)
             .watchdog()
             // romfile: it shall not look for an operating system in the network.
             .arg("-netdev")

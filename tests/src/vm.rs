@@ -19,7 +19,8 @@ use crate::serial::Serial;
 use crate::tools::{self, FileLock};
 
 /// How many machines run at once. A node waits half of its time, for its watchdog or for
-/// an answer; more of them would only slow each other down on two processors.
+/// an answer; more of them would only slow each other down on two processors. Each has one
+/// processor: of two, under emulation, one waits for the other.
 const PLACES: u32 = 4;
 const OVMF_CODE: &[&str] = &[
     "/usr/share/OVMF/OVMF_CODE_4M.fd",
@@ -68,7 +69,6 @@ pub enum Writes {
 pub struct VmBuilder {
     name: String,
     memory_mib: u32,
-    cpus: u32,
     firmware: Firmware,
     disks: Vec<(PathBuf, Writes)>,
     log: Option<PathBuf>,
@@ -83,13 +83,6 @@ impl VmBuilder {
     #[must_use]
     pub fn memory(mut self, mib: u32) -> Self {
         self.memory_mib = mib;
-        self
-    }
-
-    /// Sets how many processors it has; it is 2 otherwise.
-    #[must_use]
-    pub fn cpus(mut self, count: u32) -> Self {
-        self.cpus = count;
         self
     }
 
@@ -178,7 +171,7 @@ impl VmBuilder {
             "tcg,thread=multi,tb-size=1024",
             "-machine",
             "q35",
-            // Without -cx16 QEMU 7.2 crashes now and then under two processors.
+            // With cx16 QEMU 7.2 crashes now and then.
             "-cpu",
             "max,-cx16",
             "-nographic",
@@ -187,8 +180,6 @@ impl VmBuilder {
             "stdio",
             "-monitor",
             "none",
-            "-smp",
-            &self.cpus.to_string(),
             "-m",
             &self.memory_mib.to_string(),
             "-object",
@@ -352,7 +343,6 @@ impl Vm {
         VmBuilder {
             name: name.to_owned(),
             memory_mib: 1024,
-            cpus: 2,
             firmware: Firmware::Bios,
             disks: Vec::new(),
             log: None,

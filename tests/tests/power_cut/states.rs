@@ -126,7 +126,6 @@ fn boot_all(recording: &Recording, sample: &[(Crash, Boots)]) -> Result<Vec<Stri
 fn boots_as_judged(number: usize, disk: &Disk, boots: &Boots) -> Result<()> {
     let vm = Vm::builder(&format!("power-cut-state-{number}"))
         .disk(disk.path(), Writes::Kept)
-        .cpus(1)
         .watchdog()
         .start()?;
     let up = vm.serial().expect(Regex::new(UP)?, BOOT)?;
