@@ -21,7 +21,7 @@ use crate::tools::{self, FileLock};
 /// How many machines run at once. A node waits half of its time, for its watchdog or for
 /// an answer; more of them would only slow each other down on two processors. Each has one
 /// processor: of two, under emulation, one waits for the other.
-const PLACES: u32 = 4;
+const PLACES: u32 = 3;
 const OVMF_CODE: &[&str] = &[
     "/usr/share/OVMF/OVMF_CODE_4M.fd",
     "/usr/share/edk2/x64/OVMF_CODE.4m.fd",
