@@ -14,8 +14,13 @@ help:
 	@echo "make imgtool hook agent control    the programs, in target/"
 	@echo "make fmt lint        format; clippy, shellcheck, cargo deny"
 
-demo: setup
-	$(CARGO) run --release --quiet -p cairn-tests --bin demo
+# What runs on this machine; the programs of a node have a profile of their own.
+.PHONY: programs
+programs: setup
+	$(CARGO) build --release --quiet --workspace --bins --exclude cairn-agent --exclude cairn-initramfs-hook
+
+demo: programs
+	$${CARGO_TARGET_DIR:-target}/release/demo
 
 # Machines under emulation wait half of the time, so more tests run than there are processors.
 test: setup
@@ -25,8 +30,8 @@ test: setup
 soak: setup
 	CAIRN_SOAK=1 $(CARGO) test -p cairn-tests --test power_cut -- --nocapture
 
-bench: setup
-	$(CARGO) run --release --quiet -p cairn-tests --bin bench
+bench: programs
+	$${CARGO_TARGET_DIR:-target}/release/bench
 
 # Installs what is missing. Needs root, or does nothing if all is there.
 setup:

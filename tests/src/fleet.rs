@@ -4,10 +4,8 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use cairn_system::Command;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
@@ -101,33 +99,14 @@ impl Programs {
                 ctl: dir.join("cairnctl"),
             });
         }
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let cargo = |args: &[&str]| {
-            Command::new(env!("CARGO"))
-                .args(["build", "--quiet"])
-                .args(args)
-                .dir(&root)
-                .timeout(Duration::from_secs(1800))
-                .run()
-        };
-        Command::new("make")
-            .args(["--no-print-directory", "agent"])
-            .dir(&root)
-            .timeout(Duration::from_secs(1800))
-            .run()?;
-        let profile: &[&str] = if release { &["--release"] } else { &[] };
-        cargo(&[&["-p", "cairn-control-plane"], profile].concat())?;
-        let target = tools::target_dir().canonicalize()?;
-        let own = target.join(if release { "release" } else { "debug" });
+        let own = tools::build(release)?;
         Ok(Self {
-            agent: target.join(TARGET).join("node/cairn-agent"),
+            agent: tools::build_for_node("agent")?.join("cairn-agent"),
             control: own.join("cairn-control"),
             ctl: own.join("cairnctl"),
         })
     }
 }
-
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The fleet's folder.
 #[derive(Debug, Clone)]

@@ -6,7 +6,6 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::thread;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -223,37 +222,21 @@ impl<'a> Plan<'a> {
     }
 
     fn convert_all(&self, debs: &Path, to: &Path) -> Result<Vec<RepoPackage>> {
-        let queue = Mutex::new(self.packages.iter());
         let made = Mutex::new(Vec::new());
-        let work = || -> Result<()> {
-            loop {
-                let Some((package, form)) = queue.lock().ok().and_then(|mut q| q.next()) else {
-                    return Ok(());
-                };
-                let deb = debs.join(package.file_name());
-                let info = convert(self.index, package, *form, &deb, to)
-                    .with_context(|| format!("cannot convert {}", package.name))?;
-                let package = RepoPackage {
-                    file: info.file_name(),
-                    name: info.name,
-                    version: info.version,
-                };
-                made.lock()
-                    .map_err(|_| anyhow::anyhow!("a thread died"))?
-                    .push(package);
-            }
-        };
-        let threads = thread::available_parallelism()?.get();
-        let results: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().map(|thread| thread.join()).collect()
-        });
-        for result in results {
-            match result {
-                Ok(result) => result?,
-                Err(_) => bail!("a converting thread died"),
-            }
-        }
+        tools::two_at_once(&self.packages, |(package, form)| {
+            let deb = debs.join(package.file_name());
+            let info = convert(self.index, package, *form, &deb, to)
+                .with_context(|| format!("cannot convert {}", package.name))?;
+            let package = RepoPackage {
+                file: info.file_name(),
+                name: info.name,
+                version: info.version,
+            };
+            made.lock()
+                .map_err(|_| anyhow::anyhow!("a thread died"))?
+                .push(package);
+            Ok(())
+        })?;
         made.into_inner().context("a converting thread died")
     }
 

@@ -68,19 +68,9 @@ impl Programs {
                 hook: dir.join("cairn-initramfs-hook"),
             });
         }
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let run = |command: Command| command.dir(&root).timeout(Duration::from_secs(1800)).run();
-        run(Command::new("make").args(["--no-print-directory", "hook"]))?;
-        let mut command = Command::new(env!("CARGO")).args(["build", "-p", "cairn-imgtool"]);
-        if release {
-            command = command.arg("--release");
-        }
-        run(command)?;
-        let target = tools::target_dir().canonicalize()?;
-        let profile = if release { "release" } else { "debug" };
         Ok(Self {
-            imgtool: target.join(profile).join("imgtool"),
-            hook: target.join("x86_64-unknown-linux-gnu/node/cairn-initramfs-hook"),
+            imgtool: tools::build(release)?.join("imgtool"),
+            hook: tools::build_for_node("hook")?.join("cairn-initramfs-hook"),
         })
     }
 }

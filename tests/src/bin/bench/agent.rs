@@ -1,12 +1,10 @@
 //! The agent at rest: how big, how much memory, how much processor time, with TLS on and default intervals.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use cairn_system::Command;
 use cairn_tests::tools;
 
 use super::control::server::{Server, resident};
@@ -27,7 +25,7 @@ impl Drop for Running {
 /// Measures it.
 pub fn run() -> Result<()> {
     println!("## Agent: the binary of a node, connected by mutual TLS, default intervals\n");
-    let program = build()?;
+    let program = tools::build_for_node("agent")?.join("cairn-agent");
     let size = fs::metadata(&program)?.len();
     println!(
         "binary                                  {:8.2} MiB   (goal 4)",
@@ -81,18 +79,6 @@ pub fn run() -> Result<()> {
         100.0 * used / WATCHED.as_secs_f64()
     );
     Ok(())
-}
-
-fn build() -> Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    Command::new("make")
-        .args(["--no-print-directory", "agent"])
-        .dir(&root)
-        .timeout(Duration::from_secs(1800))
-        .run()?;
-    Ok(tools::target_dir()
-        .canonicalize()?
-        .join("x86_64-unknown-linux-gnu/node/cairn-agent"))
 }
 
 /// Processor time in the kernel's ticks: fields 14 and 15 of `/proc/<pid>/stat`.

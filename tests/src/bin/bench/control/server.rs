@@ -3,7 +3,6 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cairn_system::Command;
@@ -28,21 +27,10 @@ pub struct Server {
     pub ca: String,
 }
 
-/// Builds both programs for release, and gives their folder.
-pub fn build() -> Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    Command::new(env!("CARGO"))
-        .args(["build", "--release", "-p", "cairn-control-plane"])
-        .dir(root)
-        .timeout(Duration::from_secs(1800))
-        .run()?;
-    Ok(tools::target_dir().canonicalize()?.join("release"))
-}
-
 impl Server {
     /// Builds and starts one.
     pub fn start(dir: &Path) -> Result<Self> {
-        let program = build()?.join("cairn-control");
+        let program = tools::build(true)?.join("cairn-control");
         let data = dir.join("data");
         Command::new(&program)
             .args([
