@@ -3,7 +3,9 @@
 use crate::console::Console;
 use crate::error::Result;
 use crate::{build, disk, flash, loader, sandboxed};
-use crate::{completions, diff, inspect, keygen, man, order, publish, sign, site, trust, verify};
+use crate::{
+    completions, delta, diff, inspect, keygen, man, order, publish, sign, site, trust, verify,
+};
 use clap::{Parser, Subcommand};
 
 /// Builds, signs, checks and flashes an immutable OS for edge nodes.
@@ -44,6 +46,7 @@ enum Command {
     Inspect(inspect::Args),
     /// Compare two releases: packages, files, sizes, cost of an update
     Diff(diff::Args),
+    Delta(delta::Args),
     /// Copy a checked release into a folder for an HTTP server
     Publish(publish::Args),
     /// Print a shell's completion script
@@ -79,6 +82,7 @@ impl Cli {
             Command::Verify(args) => verify::run(args, console),
             Command::Inspect(args) => inspect::run(args, console),
             Command::Diff(args) => diff::run(args, console),
+            Command::Delta(args) => delta::run(args, console),
             Command::Publish(args) => publish::run(args, console),
             Command::Completions(args) => completions::run(args, console),
             Command::Man(args) => man::run(args, console),

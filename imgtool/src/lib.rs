@@ -8,6 +8,7 @@ pub mod cli;
 pub mod completions;
 pub mod console;
 pub mod contents;
+pub mod delta;
 pub mod diff;
 pub mod disk;
 pub mod error;

@@ -9,9 +9,10 @@ use regex::Regex;
 use walkdir::WalkDir;
 
 /// Each crate's folder, its package, and the crates of ours that it may know.
-const CRATES: [(&str, &str, &[&str]); 11] = [
+const CRATES: [(&str, &str, &[&str]); 12] = [
     ("crates/release", "cairn-release", &[]),
     ("crates/boot-state", "cairn-boot-state", &["cairn-release"]),
+    ("crates/delta", "cairn-delta", &["cairn-release"]),
     ("crates/wire", "cairn-wire", &["cairn-release"]),
     (
         "crates/update",
@@ -48,7 +49,12 @@ const CRATES: [(&str, &str, &[&str]); 11] = [
     (
         "imgtool",
         "cairn-imgtool",
-        &["cairn-release", "cairn-boot-state", "cairn-system"],
+        &[
+            "cairn-release",
+            "cairn-boot-state",
+            "cairn-delta",
+            "cairn-system",
+        ],
     ),
     (
         "tests",
@@ -65,7 +71,8 @@ const CRATES: [(&str, &str, &[&str]); 11] = [
 ];
 
 /// Crates that are functions over bytes.
-const PURE: [&str; 5] = [
+const PURE: [&str; 6] = [
+    "crates/delta",
     "crates/release",
     "crates/boot-state",
     "crates/wire",

@@ -27,6 +27,13 @@ impl BlockIndex {
         }
     }
 
+    /// The index of a whole image.
+    pub fn of(image: &[u8]) -> Self {
+        let mut index = Self::default();
+        image.chunks(BLOCK).for_each(|block| index.push(block));
+        index
+    }
+
     /// Takes in the image's next block; the last may be short.
     pub fn push(&mut self, block: &[u8]) {
         self.0.extend_from_slice(&Digest::of(block).0);
@@ -40,6 +47,17 @@ impl BlockIndex {
     /// Number of blocks.
     pub fn blocks(&self) -> usize {
         self.0.len() / 32
+    }
+
+    /// The blocks' digests, 32 bytes each, in order.
+    pub fn digests(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.0.chunks_exact(32)
+    }
+
+    /// The digest of one block.
+    pub fn digest(&self, block: u32) -> Option<&[u8]> {
+        let start = usize::try_from(block).ok()?.checked_mul(32)?;
+        self.0.get(start..start.checked_add(32)?)
     }
 
     /// Bytes of this image that a node with `others` must fetch, in whole blocks;

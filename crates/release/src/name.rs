@@ -19,6 +19,14 @@ pub const SBOM: &str = "sbom.cdx.json";
 /// File name of the list of every file in both images.
 pub const CONTENTS: &str = "contents.jsonl.zst";
 
+/// Name of the folder of patches within a release.
+pub const PATCHES: &str = "patches";
+
+/// File name of the patch that starts from the image with this digest.
+pub fn patch(from: &crate::Digest) -> String {
+    format!("{from}.patch")
+}
+
 /// A release's version: a name for people and for a folder on disk.
 ///
 /// 1 to 64 characters of `[0-9A-Za-z.+_-]`, of which the first is a letter or

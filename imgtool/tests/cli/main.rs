@@ -7,6 +7,8 @@ mod bench;
 mod release;
 
 #[cfg(test)]
+mod delta;
+#[cfg(test)]
 mod diff;
 #[cfg(test)]
 mod help;

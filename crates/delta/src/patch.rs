@@ -1,0 +1,350 @@
+//! The file that makes the missing blocks of a new image from one old image.
+//!
+//! ```text
+//! "CAIRNP1\n" │ from 32 │ to 32 │ old blocks 4 │ new blocks 4 │ table length 4 │ table │ data …
+//! ```
+//!
+//! `from` and `to` are the SHA-256 of the images, numbers are little endian. The table is a
+//! zstd frame of LEB128 numbers: how many segments there are, and of each its reference
+//! (runs of the old image), its target (runs of the new image) and the length of its data.
+//! A run is the number of blocks between it and the one before, and its length; targets go
+//! on from segment to segment. A segment's data is a zstd frame that gives the target's
+//! blocks, one after the other, and refers to the reference's blocks as its prefix.
+//!
+//! Blocks that the old image has at all are in no target: a node finds them by the index.
+//! A patch is signed by nobody: what comes out is checked against the signed index.
+
+use std::ops::Range;
+
+use cairn_release::{BLOCK, Digest};
+
+use crate::runs::{self, Run};
+use crate::varint;
+
+/// The first bytes of a patch.
+pub const MAGIC: [u8; 8] = *b"CAIRNP1\n";
+/// Bytes before the table.
+pub const HEAD: usize = 8 + 32 + 32 + 4 + 4 + 4;
+/// Blocks of the old image that a segment refers to, at most: 24 MiB.
+pub const REFERENCE: u64 = (24 << 20) / BLOCK as u64;
+/// Blocks of the new image that a segment makes, at most: 8 MiB.
+pub const TARGET: u64 = (8 << 20) / BLOCK as u64;
+/// Bytes of a segment's data at most: its target's, and what zstd adds to noise.
+pub const DATA: u64 = (8 << 20) + (1 << 16);
+/// Bytes of the table at most, packed and unpacked.
+pub const TABLE: usize = 4 << 20;
+
+/// A patch's head and table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Patch {
+    /// Digest of the old image.
+    pub from: Digest,
+    /// Digest of the new image.
+    pub to: Digest,
+    /// Blocks of the old image.
+    pub old_blocks: u32,
+    /// Blocks of the new image.
+    pub new_blocks: u32,
+    /// Its segments, in the order of their targets.
+    pub segments: Vec<Segment>,
+}
+
+/// Some of the new image's blocks, and what they are made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// Runs of the old image, in order.
+    pub reference: Vec<Run>,
+    /// Runs of the new image, in order.
+    pub target: Vec<Run>,
+    /// Where its data lies in the patch, in bytes.
+    pub data: Range<u64>,
+}
+
+/// The bytes are no patch that this code can use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatchError {
+    /// Fewer bytes than the head and the table have.
+    #[error("expected {expected} bytes of head and table, got {got}")]
+    Short {
+        /// How many there should be.
+        expected: usize,
+        /// How many there are.
+        got: usize,
+    },
+    /// Other first bytes.
+    #[error("this is no patch, or one of a newer format")]
+    Magic,
+    /// The table is longer than [`TABLE`].
+    #[error("the table has {0} bytes, expected {TABLE} at most")]
+    Table(u32),
+    /// zstd can't unpack the table.
+    #[error("the table is damaged")]
+    Damaged,
+    /// A number is missing, too large or out of order.
+    #[error("segment {segment}: {what}")]
+    Segment {
+        /// Which, from 0.
+        segment: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+impl Patch {
+    /// How many bytes head and table have, from the head.
+    ///
+    /// # Errors
+    /// If these aren't the first bytes of a patch.
+    pub fn table_end(head: &[u8]) -> Result<usize, PatchError> {
+        let head: &[u8; HEAD] = head.first_chunk().ok_or(PatchError::Short {
+            expected: HEAD,
+            got: head.len(),
+        })?;
+        if !head.starts_with(&MAGIC) {
+            return Err(PatchError::Magic);
+        }
+        let length = word(head, HEAD - 4);
+        match usize::try_from(length) {
+            Ok(length) if length <= TABLE => Ok(HEAD + length),
+            _ => Err(PatchError::Table(length)),
+        }
+    }
+
+    /// Reads head and table; more bytes may follow.
+    ///
+    /// # Errors
+    /// If they contradict the format or its bounds.
+    pub fn parse(bytes: &[u8]) -> Result<Self, PatchError> {
+        let end = Self::table_end(bytes)?;
+        let table = bytes.get(HEAD..end).ok_or(PatchError::Short {
+            expected: end,
+            got: bytes.len(),
+        })?;
+        let table = zstd::bulk::decompress(table, TABLE).map_err(|_| PatchError::Damaged)?;
+        let digest = |at: usize| -> Result<Digest, PatchError> {
+            let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk::<32>);
+            bytes.map(|bytes| Digest(*bytes)).ok_or(PatchError::Magic)
+        };
+        let mut patch = Self {
+            from: digest(8)?,
+            to: digest(40)?,
+            old_blocks: word(bytes, 72),
+            new_blocks: word(bytes, 76),
+            segments: Vec::new(),
+        };
+        patch.read_segments(&table, end as u64)?;
+        Ok(patch)
+    }
+
+    fn read_segments(&mut self, mut table: &[u8], mut data: u64) -> Result<(), PatchError> {
+        let bad = |segment, what| PatchError::Segment { segment, what };
+        let ended = "the table ends in it";
+        let count = varint::take(&mut table).ok_or(bad(0, ended))?;
+        let mut done = 0;
+        for number in 0..usize::try_from(count).unwrap_or(usize::MAX) {
+            let mut read = |after: u32, end: u32, most: u64| {
+                take_runs(&mut table, after, end, most).map_err(|what| bad(number, what))
+            };
+            let reference = read(0, self.old_blocks, REFERENCE)?;
+            let target = read(done, self.new_blocks, TARGET)?;
+            let length = varint::take(&mut table).ok_or(bad(number, ended))?;
+            done = match target.last() {
+                Some(last) if length <= DATA => last.end(),
+                Some(_) => return Err(bad(number, "its data is too long")),
+                None => return Err(bad(number, "it makes nothing")),
+            };
+            self.segments.push(Segment {
+                reference,
+                target,
+                data: data..data.saturating_add(length),
+            });
+            data = data.saturating_add(length);
+        }
+        match table {
+            [] => Ok(()),
+            _ => Err(bad(self.segments.len(), "more follows than was announced")),
+        }
+    }
+
+    /// Head and table as bytes. The segments' data has to follow, in order.
+    ///
+    /// # Errors
+    /// If zstd fails, or the table is longer than [`TABLE`].
+    pub fn to_bytes(&self) -> Result<Vec<u8>, PatchError> {
+        let mut table = Vec::new();
+        varint::put(&mut table, self.segments.len() as u64);
+        let mut done = 0;
+        for segment in &self.segments {
+            put_runs(&mut table, 0, &segment.reference);
+            done = put_runs(&mut table, done, &segment.target);
+            varint::put(&mut table, segment.data.end - segment.data.start);
+        }
+        let packed = zstd::bulk::compress(&table, 19).map_err(|_| PatchError::Damaged)?;
+        let length = u32::try_from(packed.len().max(table.len())).unwrap_or(u32::MAX);
+        if length as usize > TABLE {
+            return Err(PatchError::Table(length));
+        }
+        let mut bytes = Vec::from(MAGIC);
+        bytes.extend(self.from.0);
+        bytes.extend(self.to.0);
+        for number in [self.old_blocks, self.new_blocks, packed.len() as u32] {
+            bytes.extend(number.to_le_bytes());
+        }
+        bytes.extend(packed);
+        Ok(bytes)
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk::<4>);
+    bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+fn put_runs(table: &mut Vec<u8>, mut after: u32, runs: &[Run]) -> u32 {
+    varint::put(table, runs.len() as u64);
+    for run in runs {
+        varint::put(table, u64::from(run.at - after));
+        varint::put(table, u64::from(run.count));
+        after = run.end();
+    }
+    after
+}
+
+/// Runs behind `after` and before `end`, of `most` blocks in all.
+fn take_runs(
+    table: &mut &[u8],
+    mut after: u32,
+    end: u32,
+    most: u64,
+) -> Result<Vec<Run>, &'static str> {
+    let ended = "the table ends in it";
+    let count = varint::take(table).ok_or(ended)?;
+    let mut taken = Vec::new();
+    for _ in 0..count {
+        let mut number = || {
+            let number = varint::take(table).ok_or(ended)?;
+            u32::try_from(number).map_err(|_| "a number is too large")
+        };
+        let (gap, count) = (number()?, number()?);
+        let run = Run {
+            at: after.checked_add(gap).ok_or("a number is too large")?,
+            count,
+        };
+        if count == 0 || run.at.checked_add(count).is_none_or(|last| last > end) {
+            return Err("a run lies beyond the image");
+        }
+        after = run.end();
+        taken.push(run);
+        if runs::blocks(&taken[taken.len() - 1..]) > most {
+            return Err("it has too many blocks");
+        }
+    }
+    match runs::blocks(&taken) <= most {
+        true => Ok(taken),
+        false => Err("it has too many blocks"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn run(at: u32, count: u32) -> Run {
+        Run { at, count }
+    }
+
+    fn patch() -> Patch {
+        let segment = |reference: &[Run], target: &[Run]| Segment {
+            reference: reference.to_vec(),
+            target: target.to_vec(),
+            data: 0..100,
+        };
+        let mut patch = Patch {
+            from: Digest([1; 32]),
+            to: Digest([2; 32]),
+            old_blocks: 1000,
+            new_blocks: 2000,
+            segments: vec![
+                segment(&[run(0, 10), run(990, 10)], &[run(5, 1), run(7, 20)]),
+                segment(&[], &[run(1999, 1)]),
+            ],
+        };
+        let mut at = patch.to_bytes().unwrap().len() as u64;
+        for segment in &mut patch.segments {
+            segment.data = at..at + 100;
+            at += 100;
+        }
+        patch
+    }
+
+    #[test]
+    fn a_patch_comes_back() {
+        let bytes = patch().to_bytes().unwrap();
+        assert_eq!(Patch::table_end(&bytes[..HEAD]), Ok(bytes.len()));
+        assert_eq!(Patch::parse(&bytes), Ok(patch()));
+    }
+
+    #[test]
+    fn what_lies_beyond_the_bounds_is_refused() {
+        let refused = |change: fn(&mut Patch)| {
+            let mut patch = patch();
+            change(&mut patch);
+            Patch::parse(&patch.to_bytes().unwrap())
+                .unwrap_err()
+                .to_string()
+        };
+        let beyond = "segment 1: a run lies beyond the image";
+        assert_eq!(refused(|patch| patch.new_blocks = 1999), beyond);
+        let large = |patch: &mut Patch| {
+            patch.old_blocks = 1 << 20;
+            patch.segments[0].reference = vec![run(0, 6144), run(7000, 1)];
+        };
+        assert_eq!(refused(large), "segment 0: it has too many blocks");
+        let long = |patch: &mut Patch| patch.segments[0].data = 0..DATA + 1;
+        assert_eq!(refused(long), "segment 0: its data is too long");
+        let idle = |patch: &mut Patch| patch.segments[0].target.clear();
+        assert_eq!(refused(idle), "segment 0: it makes nothing");
+
+        let bytes = patch().to_bytes().unwrap();
+        assert_eq!(
+            Patch::parse(&bytes[..HEAD - 1]).unwrap_err().to_string(),
+            "expected 84 bytes of head and table, got 83"
+        );
+        assert!(matches!(
+            Patch::parse(&bytes[..bytes.len() - 1]),
+            Err(PatchError::Short { .. })
+        ));
+        let mut other = bytes.clone();
+        other[6] = b'2';
+        assert_eq!(Patch::parse(&other), Err(PatchError::Magic));
+        let mut long = bytes;
+        long[HEAD - 4..HEAD].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(Patch::parse(&long), Err(PatchError::Table(u32::MAX)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(at in 0usize..200, byte: u8, cut in 0usize..200) {
+            let mut bytes = patch().to_bytes().unwrap();
+            let length = bytes.len();
+            bytes[at % length] = byte;
+            let _ = Patch::parse(&bytes[..length - cut % length]);
+        }
+
+        #[test]
+        fn no_table_makes_it_panic(table in prop::collection::vec(any::<u8>(), 0..80)) {
+            let mut bytes = patch().to_bytes().unwrap();
+            let packed = zstd::bulk::compress(&table, 1).unwrap();
+            bytes.truncate(HEAD);
+            bytes[HEAD - 4..].copy_from_slice(&(packed.len() as u32).to_le_bytes());
+            bytes.extend(packed);
+            if let Ok(patch) = Patch::parse(&bytes) {
+                for segment in patch.segments {
+                    prop_assert!(runs::are_in_order(&segment.reference, 1000));
+                    prop_assert!(runs::are_in_order(&segment.target, 2000));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Numbers of varying length, as LEB128 writes them: seven bits a byte, the lowest first.
+
+/// Appends a number.
+pub fn put(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+/// Takes a number off the front; `None` if there is none, or more than 64 bits.
+pub fn take(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (first, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let bits = u64::from(first & 0x7f);
+        if shift == 63 && bits > 1 {
+            return None;
+        }
+        number |= bits << shift;
+        if first & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_no_number_is_none() {
+        assert_eq!(take(&mut &[][..]), None);
+        assert_eq!(take(&mut &[0x80][..]), None);
+        assert_eq!(take(&mut &[0xff; 10][..]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_number_comes_back(number: u64, rest: u8) {
+            let mut bytes = Vec::new();
+            put(&mut bytes, number);
+            bytes.push(rest);
+            let mut left = &bytes[..];
+            prop_assert_eq!(take(&mut left), Some(number));
+            prop_assert_eq!(left, [rest]);
+        }
+    }
+}

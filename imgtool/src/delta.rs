@@ -1,0 +1,159 @@
+//! `imgtool delta`: patches from one release to another, one file for each image.
+//!
+//! A patch is named after the digest of the image that it starts from. It is signed by
+//! nobody: a node checks what comes out of it against the signed index.
+
+use crate::console::Console;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::interrupt;
+use crate::release_folder::ReleaseFolder;
+use crate::size::bytes;
+use cairn_delta::{apply, make};
+use cairn_release::index::BlockIndex;
+use cairn_release::manifest::Image;
+use cairn_release::{Digest, name};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Make the patches that take a node from one release to another
+///
+/// Each patch is applied once to see that it gives the image. Both images are held in
+/// memory; who applies a patch needs 64 MB whatever their size. Nodes don't fetch
+/// patches yet.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The release folder that nodes have
+    #[arg(long, value_name = "DIR")]
+    from: PathBuf,
+    /// The release folder that they go to
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+    /// Folder for the patches [default: `patches` in the release that they go to]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// An image is held in memory.
+const LIMIT: u64 = 16 << 30;
+
+/// What was made.
+#[derive(Debug, Serialize)]
+struct Made {
+    from: String,
+    to: String,
+    images: Vec<MadeImage>,
+}
+
+#[derive(Debug, Serialize)]
+struct MadeImage {
+    image: &'static str,
+    /// `None` if both releases have the same image.
+    patch: Option<PathBuf>,
+    /// Bytes of the patch.
+    patch_bytes: u64,
+    /// Bytes of the blocks that the old image doesn't have.
+    block_bytes: u64,
+    /// Bytes of the new image.
+    image_bytes: u64,
+}
+
+/// Runs `imgtool delta`.
+///
+/// # Errors
+/// If a release can't be read, or an image isn't what its manifest says.
+pub fn run(args: Args, console: &Console) -> Result<()> {
+    let (from, to) = (
+        ReleaseFolder::open(&args.from)?,
+        ReleaseFolder::open(&args.to)?,
+    );
+    let out = args.out.unwrap_or_else(|| args.to.join(name::PATCHES));
+    let mut made = Made {
+        from: from.manifest.version.to_string(),
+        to: to.manifest.version.to_string(),
+        images: Vec::new(),
+    };
+    for ((image, _, old), (_, _, new)) in from.images().into_iter().zip(to.images()) {
+        interrupt::check()?;
+        let mut one = MadeImage {
+            image,
+            patch: None,
+            patch_bytes: 0,
+            block_bytes: 0,
+            image_bytes: new.size,
+        };
+        if old.sha256 != new.sha256 {
+            let (old_bytes, new_bytes) = (read(&from, image, old)?, read(&to, image, new)?);
+            let index = BlockIndex::of(&new_bytes);
+            one.block_bytes = index.bytes_missing_from(&[&BlockIndex::of(&old_bytes)]);
+            let patch = patch(image, &old_bytes, &new_bytes, &index, console)?;
+            files::make_folder(&out)?;
+            let path = out.join(name::patch(&old.sha256));
+            files::write_whole(&path, &patch, 0o644)?;
+            one.patch_bytes = patch.len() as u64;
+            one.patch = Some(path);
+        }
+        made.images.push(one);
+    }
+    console.result(&made, || made.text())
+}
+
+/// Reads an image that has to be the one that its manifest names.
+fn read(folder: &ReleaseFolder, image: &str, expected: &Image) -> Result<Vec<u8>> {
+    let path = folder.file(image);
+    drop(folder.open_file(image)?);
+    let bytes = files::read(&path, LIMIT)?;
+    let got = Digest::of(&bytes);
+    if got != expected.sha256 {
+        return Err(Error::refused(format!(
+            "{}: expected the image with digest {}, as its manifest says, got {got}",
+            path.display(),
+            expected.sha256
+        )));
+    }
+    Ok(bytes)
+}
+
+fn patch(
+    image: &str,
+    old: &[u8],
+    new: &[u8],
+    index: &BlockIndex,
+    console: &Console,
+) -> Result<Vec<u8>> {
+    let cannot = || Error::failed(format!("cannot make the patch of {image}"));
+    let step = console.step(&format!("patching {image}"), Some(new.len() as u64));
+    let mut told = 0;
+    let patch = make::make(old, new, |done, of| {
+        let now = new.len() as u64 * done as u64 / of.max(1) as u64;
+        step.advance(now - told);
+        told = now;
+    })
+    .map_err(|e| cannot().because(e))?;
+    step.done();
+    let step = console.step(&format!("applying the patch of {image}"), None);
+    apply::image(old, index, &patch).map_err(|e| cannot().because(e))?;
+    step.done();
+    Ok(patch)
+}
+
+impl Made {
+    fn text(&self) -> String {
+        let mut text = format!("from {} to {}\n", self.from, self.to);
+        for one in &self.images {
+            text += &match &one.patch {
+                None => format!("  {:16} the same\n", one.image),
+                Some(path) => format!(
+                    "  {:16} patch {}, blocks {}, whole {}\n  {:16} {}\n",
+                    one.image,
+                    bytes(one.patch_bytes),
+                    bytes(one.block_bytes),
+                    bytes(one.image_bytes),
+                    "",
+                    path.display()
+                ),
+            };
+        }
+        text
+    }
+}
