@@ -16,21 +16,22 @@ help:
 
 # What runs on this machine; the programs of a node have a profile of their own.
 .PHONY: programs
-programs: setup
+programs:
 	$(CARGO) build --release --quiet --workspace --bins --exclude cairn-agent --exclude cairn-initramfs-hook
 
-demo: programs
+demo: setup programs
 	$${CARGO_TARGET_DIR:-target}/release/demo
 
 # Machines under emulation wait half of the time, so more tests run than there are processors.
+# An error says where it comes from; a backtrace would bury it.
 test: setup
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} INSTA_UPDATE=no $(CARGO) test --workspace
+	RUST_BACKTRACE=0 RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} INSTA_UPDATE=no $(CARGO) test --workspace
 
 # CAIRN_SEED=<number> repeats the power cuts of another run.
 soak: setup
 	CAIRN_SOAK=1 $(CARGO) test -p cairn-tests --test power_cut -- --nocapture
 
-bench: programs
+bench: setup programs
 	$${CARGO_TARGET_DIR:-target}/release/bench
 
 # Installs what is missing. Needs root, or does nothing if all is there.

@@ -19,26 +19,20 @@ pub struct Coins {
 }
 
 impl Purse {
-    /// All that it holds.
-    pub fn full(&self, now: Instant) -> Coins {
-        Coins {
-            left: self.most,
-            at: now,
-        }
-    }
-
-    /// With those that have come back since.
-    pub fn filled(&self, coins: Coins, now: Instant) -> Coins {
-        let back = now.saturating_duration_since(coins.at).as_secs_f64() / self.each.as_secs_f64();
-        Coins {
-            left: (coins.left + back).min(self.most),
-            at: now,
-        }
+    /// What is in it now: all that it holds, unless `coins` were left before and the others
+    /// have come back only in part.
+    pub fn now(&self, coins: Option<Coins>, now: Instant) -> Coins {
+        let back = |coins: Coins| {
+            let since = now.saturating_duration_since(coins.at);
+            coins.left + since.as_secs_f64() / self.each.as_secs_f64()
+        };
+        let left = coins.map_or(self.most, |coins| back(coins).min(self.most));
+        Coins { left, at: now }
     }
 
     /// Whether nothing is missing.
     pub fn is_full(&self, coins: Coins, now: Instant) -> bool {
-        self.filled(coins, now).left >= self.most
+        self.now(Some(coins), now).left >= self.most
     }
 
     /// How long until there are so many.

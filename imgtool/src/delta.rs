@@ -100,14 +100,12 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
 
 /// Reads an image that has to be the one that its manifest names.
 fn read(folder: &ReleaseFolder, image: &str, expected: &Image) -> Result<Vec<u8>> {
-    let path = folder.file(image);
-    drop(folder.open_file(image)?);
-    let bytes = files::read(&path, LIMIT)?;
+    let bytes = folder.read_up_to(image, LIMIT)?;
     let got = Digest::of(&bytes);
     if got != expected.sha256 {
         return Err(Error::refused(format!(
             "{}: expected the image with digest {}, as its manifest says, got {got}",
-            path.display(),
+            folder.file(image).display(),
             expected.sha256
         )));
     }

@@ -97,18 +97,26 @@ impl ReleaseFolder {
     /// # Errors
     /// If it can't be read.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
+        self.read_up_to(name, SMALL)
+    }
+
+    /// Reads a file of `limit` bytes at most whole.
+    ///
+    /// # Errors
+    /// If it can't be read, or is longer.
+    pub fn read_up_to(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
         let path = self.file(name);
         let cannot = |e| files::cannot("read", &path, e);
         let file = self.open_file(name)?;
         let size = file.metadata().map_err(cannot)?.len();
-        if size > SMALL {
+        if size > limit {
             let shown = path.display();
             return Err(Error::input(format!(
-                "{shown}: expected at most {SMALL} bytes, got {size}"
+                "{shown}: expected at most {limit} bytes, got {size}"
             )));
         }
         let mut bytes = Vec::with_capacity(size as usize);
-        file.take(SMALL).read_to_end(&mut bytes).map_err(cannot)?;
+        file.take(limit).read_to_end(&mut bytes).map_err(cannot)?;
         Ok(bytes)
     }
 

@@ -1,7 +1,6 @@
 //! What an operator of nodes has beside the [`Workshop`]: our own programs, packaged,
 //! and releases of an OS with the agent in it. Made once and kept, as the workshop is.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +11,7 @@ use walkdir::WalkDir;
 use crate::own_packages::{self, Recipe};
 use crate::tools::{self, FileLock};
 use crate::workshop::copy_tree;
-use crate::{Disk, Workshop};
+use crate::{Disk, Workshop, programs};
 
 /// The release that a node is flashed with.
 pub const FIRST: &str = "1.0.0";
@@ -85,23 +84,14 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds them; that takes no time if nothing has changed. Those of the control
-    /// plane are debug builds unless `release`. If `CAIRN_TEST_PROGRAMS` names a folder,
-    /// those that lie there are taken as they are.
+    /// Builds them; see [`programs`].
     ///
     /// # Errors
     /// If they don't build.
     pub fn build(release: bool) -> Result<Self> {
-        if let Some(dir) = env::var_os("CAIRN_TEST_PROGRAMS").map(PathBuf::from) {
-            return Ok(Self {
-                agent: dir.join("cairn-agent"),
-                control: dir.join("cairn-control"),
-                ctl: dir.join("cairnctl"),
-            });
-        }
-        let own = tools::build(release)?;
+        let own = programs::of_this_machine(release)?;
         Ok(Self {
-            agent: tools::build_for_node("agent")?.join("cairn-agent"),
+            agent: programs::of_a_node("agent")?.join("cairn-agent"),
             control: own.join("cairn-control"),
             ctl: own.join("cairnctl"),
         })

@@ -13,7 +13,7 @@
 //! | [`server`], [`site`], [`gate`] | the control plane's process, a whole site, and the nodes' way to it |
 //! | [`node`] | a node: its disk, its machine, and what the control plane knows of it |
 //! | [`power_cut`] | what a power cut leaves of a disk, and whether it would boot |
-//! | [`tools`] | programs and folders of the host |
+//! | [`tools`], [`programs`] | programs and folders of the host; our own programs |
 //!
 //! Nothing here sleeps or skips: a test waits for a condition with a deadline,
 //! and fails if a program is missing.
@@ -30,6 +30,7 @@ pub mod own_packages;
 pub mod package;
 pub mod pacman_repo;
 pub mod power_cut;
+pub mod programs;
 pub mod serial;
 pub mod server;
 pub mod site;

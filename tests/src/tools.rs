@@ -7,10 +7,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use cairn_system::Command;
 use rustix::fs::{FlockOperation, flock};
 
 /// Finds a program in `PATH` or in the folders of the administrator's programs.
@@ -44,47 +42,6 @@ pub fn target_dir() -> PathBuf {
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
         PathBuf::from,
     )
-}
-
-/// Builds the programs that run on this machine, and gives their folder; that takes no
-/// time if nothing has changed.
-///
-/// # Errors
-/// If they don't build.
-pub fn build(release: bool) -> Result<PathBuf> {
-    // All at once, as `cargo test` and the Makefile take them: for one alone cargo would
-    // compile the libraries once more, with fewer of their features.
-    let mut command = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--workspace", "--bins"])
-        .dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .timeout(Duration::from_secs(1800));
-    let mut profile = "debug";
-    if release {
-        // Those of a node have a profile of their own.
-        profile = "release";
-        command = command
-            .arg("--release")
-            .args(["--exclude", "cairn-agent"])
-            .args(["--exclude", "cairn-initramfs-hook"]);
-    }
-    command.run()?;
-    Ok(target_dir().canonicalize()?.join(profile))
-}
-
-/// Builds a program of a node, by the Makefile's target of its name, and gives the folder
-/// that it lies in.
-///
-/// # Errors
-/// If it doesn't build.
-pub fn build_for_node(target: &str) -> Result<PathBuf> {
-    Command::new("make")
-        .args(["--no-print-directory", target])
-        .dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .timeout(Duration::from_secs(1800))
-        .run()?;
-    Ok(target_dir()
-        .canonicalize()?
-        .join("x86_64-unknown-linux-gnu/node"))
 }
 
 /// Where packages, logs and locks are kept: `$CAIRN_TEST_CACHE`, or a folder

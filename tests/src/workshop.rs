@@ -11,8 +11,8 @@ use cairn_system::Command;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
-use crate::PacmanRepo;
 use crate::tools::{self, FileLock};
+use crate::{PacmanRepo, programs};
 
 /// The passphrase of every key here.
 pub const PASSPHRASE: &str = "only for tests";
@@ -55,22 +55,14 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds both; that takes no time if nothing has changed. imgtool is a
-    /// debug build unless `release`. If `CAIRN_TEST_PROGRAMS` names a folder, those that
-    /// lie there are taken as they are.
+    /// Builds both; see [`programs`].
     ///
     /// # Errors
     /// If they don't build.
     pub fn build(release: bool) -> Result<Self> {
-        if let Some(dir) = std::env::var_os("CAIRN_TEST_PROGRAMS").map(PathBuf::from) {
-            return Ok(Self {
-                imgtool: dir.join("imgtool"),
-                hook: dir.join("cairn-initramfs-hook"),
-            });
-        }
         Ok(Self {
-            imgtool: tools::build(release)?.join("imgtool"),
-            hook: tools::build_for_node("hook")?.join("cairn-initramfs-hook"),
+            imgtool: programs::of_this_machine(release)?.join("imgtool"),
+            hook: programs::of_a_node("hook")?.join("cairn-initramfs-hook"),
         })
     }
 }

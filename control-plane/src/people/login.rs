@@ -81,11 +81,7 @@ impl Limiter {
         let wanted: Vec<_> = Self::whose(account, address)
             .into_iter()
             .map(|whose| {
-                let purse = whose.purse();
-                let coins = match purses.get(&whose) {
-                    Some(coins) => purse.filled(*coins, now),
-                    None => purse.full(now),
-                };
+                let coins = whose.purse().now(purses.get(&whose).copied(), now);
                 (whose, coins)
             })
             .collect();
@@ -114,10 +110,7 @@ impl Limiter {
     /// Whether a wrong guess gets a line, and how many before it got none.
     fn line(&self, now: Instant) -> Option<u64> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut coins = match lines.coins {
-            Some(coins) => LINES.filled(coins, now),
-            None => LINES.full(now),
-        };
+        let mut coins = LINES.now(lines.coins, now);
         if !coins.is_one() {
             lines.untold += 1;
             return None;

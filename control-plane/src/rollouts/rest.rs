@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use cairn_rollout::DeviceState;
+use cairn_rollout::{DeviceState, Status};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -73,15 +73,12 @@ async fn list(
     Query(filter): Query<Filter>,
     Query(page): Query<PageQuery>,
 ) -> Result<Json<Page<RolloutView>>, ApiError> {
-    const KNOWN: [&str; 6] = [
-        "draft", "running", "paused", "halted", "finished", "aborted",
-    ];
     if let Some(status) = &filter.status
-        && !KNOWN.contains(&status.as_str())
+        && !Status::NAMES.contains(&status.as_str())
     {
         return Err(ApiError::bad(
             "bad-query",
-            format!("status: expected one of {}", KNOWN.join(", ")),
+            format!("status: expected one of {}", Status::NAMES.join(", ")),
         ));
     }
     let (limit, before) = (page.limit()?, number(page.cursor()?)?);

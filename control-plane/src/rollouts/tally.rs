@@ -1,15 +1,10 @@
 //! How many there are, for metrics: from the rollouts' own counts, however many devices they have.
 
-use cairn_rollout::DeviceState;
+use cairn_rollout::{DeviceState, Status};
 use rusqlite::Connection;
 
 use super::sql;
 use crate::store::StoreError;
-
-/// Every status.
-const STATUSES: [&str; 6] = [
-    "draft", "running", "paused", "halted", "finished", "aborted",
-];
 
 /// Counts by name; every name is there.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,7 +18,7 @@ pub struct Tally {
 pub(super) fn tally(connection: &Connection) -> Result<Tally, StoreError> {
     let mut count = connection.prepare_cached("SELECT count(*) FROM rollout WHERE status = ?1")?;
     let mut rollouts = Vec::new();
-    for status in STATUSES {
+    for status in Status::NAMES {
         rollouts.push((status, count.query_row([status], |row| row.get(0))?));
     }
     let running = sql::running(connection)?;

@@ -39,10 +39,7 @@ impl Quota {
     /// Charges a device for what it sent, and gives how long it must wait before it sends more.
     pub fn charge(&self, device: &DeviceId, bytes: usize, now: Instant) -> Duration {
         let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut coins = match devices.get(device) {
-            Some(coins) => self.purse.filled(*coins, now),
-            None => self.purse.full(now),
-        };
+        let mut coins = self.purse.now(devices.get(device).copied(), now);
         coins.spend(bytes as f64);
         if bytes > 0 {
             devices.insert(device.clone(), coins);

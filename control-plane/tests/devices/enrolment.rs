@@ -190,21 +190,29 @@ async fn a_connection_ends_with_its_certificate() {
     let ask = || http.get(server.url("/v1/me/desired")).send();
     assert_eq!(ask().await.unwrap().status(), 200);
 
+    metrics_say(&server, "cairn_mqtt_closed_total{reason=\"expired\"} 1").await;
+    assert!(u64::try_from(now()).unwrap() > soon, "not before its end");
+    // Nor does an open HTTPS connection go on. A new one that takes up its TLS session is refused a little later.
+    let after = ask().await;
+    assert!(!after.is_ok_and(|answer| answer.status().is_success()));
+}
+
+/// Waits until the server's metrics have this line.
+async fn metrics_say(server: &Server, line: &str) {
     let admin = server.http(None);
     let end = Instant::now() + PATIENCE;
     loop {
         let url = format!("http://{}/metrics", server.admin);
         let metrics = admin.get(url).send().await.unwrap().text().await.unwrap();
-        if metrics.contains("cairn_mqtt_closed_total{reason=\"expired\"} 1") {
-            break;
+        if metrics.contains(line) {
+            return;
         }
-        assert!(Instant::now() < end, "it is still connected:\n{metrics}");
+        assert!(
+            Instant::now() < end,
+            "expected {line:?} among the metrics:\n{metrics}"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(u64::try_from(now()).unwrap() > soon, "not before its end");
-    // Nor does an open HTTPS connection go on. A new one that takes up its TLS session is refused a little later.
-    let after = ask().await;
-    assert!(!after.is_ok_and(|answer| answer.status().is_success()));
 }
 
 /// A certificate of the server's own authority, with a life of the caller's choice.
@@ -377,19 +385,7 @@ async fn a_revocation_goes_to_its_end_if_the_operator_hangs_up() {
     drop(operator);
     // The server has seen that the operator is gone.
     let gone = "cairn_connections_open{front=\"https\"} 0";
-    let end = Instant::now() + PATIENCE;
-    let admin = server.http(None);
-    loop {
-        let url = format!("http://{}/metrics", server.admin);
-        let metrics = admin.get(url).send().await.unwrap().text().await.unwrap();
-        if metrics.contains(gone) {
-            break;
-        }
-        assert!(
-            Instant::now() < end,
-            "the operator is still there:\n{metrics}"
-        );
-    }
+    metrics_say(&server, gone).await;
     busy.execute_batch("COMMIT").unwrap();
     subscriber.line("received CONNACK (5)");
 }

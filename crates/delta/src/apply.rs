@@ -91,12 +91,12 @@ pub fn image(old: &[u8], index: &BlockIndex, patch: &[u8]) -> Result<Vec<u8>, Ap
         let range = segment.data.start as usize..segment.data.end as usize;
         let data = bytes.get(range).unwrap_or_default();
         let made = segment.apply(&gather(old, &segment.reference), data)?;
-        check(&segment.target, &made, index)?;
         let mut made = &made[..];
         for run in &segment.target {
             let place = run.bytes().start as usize;
             let (now, rest) = made.split_at(run.count as usize * BLOCK);
-            image[place..place + now.len()].copy_from_slice(now);
+            let place = image.get_mut(place..place + now.len());
+            place.ok_or(ApplyError::Block(run.at))?.copy_from_slice(now);
             made = rest;
         }
     }

@@ -16,6 +16,8 @@
 pub mod apply;
 pub mod local;
 pub mod make;
+#[cfg(test)]
+mod noise;
 pub mod patch;
 pub mod ranges;
 pub mod runs;

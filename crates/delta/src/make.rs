@@ -120,6 +120,7 @@ fn pack(reference: &[u8], wanted: &[u8]) -> Result<Vec<u8>, MakeError> {
 mod tests {
     use super::*;
     use crate::apply::{self, ApplyError};
+    use crate::noise::noise;
     use proptest::prelude::*;
 
     fn applied(old: &[u8], new: &[u8], patch: &[u8]) -> Result<Vec<u8>, ApplyError> {
@@ -128,15 +129,8 @@ mod tests {
 
     /// Bytes with a little order, as programs have it.
     fn program(seed: u64, blocks: usize) -> Vec<u8> {
-        let mut state = seed;
-        (0..blocks * BLOCK)
-            .map(|_| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1);
-                (state >> 59) as u8
-            })
-            .collect()
+        let noise = noise(seed, blocks * BLOCK);
+        noise.into_iter().map(|byte| byte >> 3).collect()
     }
 
     #[test]

@@ -53,18 +53,6 @@ pub fn gather(image: &[u8], runs: &[Run]) -> Vec<u8> {
     bytes
 }
 
-/// Whether each lies behind the one before it, none is empty, and all lie before `end`.
-pub fn are_in_order(runs: &[Run], end: u32) -> bool {
-    let mut next = 0;
-    runs.iter().all(|run| {
-        let fits = run.count > 0
-            && run.at >= next
-            && run.at.checked_add(run.count).is_some_and(|e| e <= end);
-        next = run.end();
-        fits
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,10 +67,5 @@ mod tests {
         assert_eq!(runs, [run(1, 3), run(7, 1), run(9, 2)]);
         assert_eq!(blocks(&runs), 6);
         assert_eq!(run(9, 2).bytes(), 9 * 4096..11 * 4096);
-        assert!(are_in_order(&runs, 11));
-        assert!(!are_in_order(&runs, 10));
-        assert!(!are_in_order(&[run(3, 1), run(3, 1)], 10));
-        assert!(!are_in_order(&[run(3, 0)], 10));
-        assert!(!are_in_order(&[run(u32::MAX, 2)], u32::MAX));
     }
 }

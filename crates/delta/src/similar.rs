@@ -126,18 +126,7 @@ impl Iterator for Windows<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn noise(seed: u64, len: usize) -> Vec<u8> {
-        let mut state = seed;
-        (0..len)
-            .map(|_| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1);
-                (state >> 56) as u8
-            })
-            .collect()
-    }
+    use crate::noise::noise;
 
     #[test]
     fn what_has_moved_is_found_and_what_is_strange_is_not() {

@@ -37,16 +37,21 @@ pub enum Status {
 }
 
 impl Status {
-    /// Its name, as in JSON.
+    /// All names, in the order of a rollout's life.
+    pub const NAMES: [&str; 6] = [
+        "draft", "running", "paused", "halted", "finished", "aborted",
+    ];
+
+    /// Its name, as in JSON; one of [`Self::NAMES`].
     pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Draft => "draft",
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Halted { .. } => "halted",
-            Self::Finished => "finished",
-            Self::Aborted => "aborted",
-        }
+        Self::NAMES[match self {
+            Self::Draft => 0,
+            Self::Running => 1,
+            Self::Paused => 2,
+            Self::Halted { .. } => 3,
+            Self::Finished => 4,
+            Self::Aborted => 5,
+        }]
     }
 
     /// Whether it is started and not at its end.

@@ -17,22 +17,50 @@ const AGENT: &str = "the agent runs";
 /// Machines at once.
 const WORKERS: usize = 2;
 
+/// The files of a recording.
+const BASE: &str = "base.img";
+const LOG: &str = "writes.log";
+const TRUST: &str = "trust.dsse.json";
+
+/// Names the folder of a recording that a failed run kept.
+const KEPT: &str = "CAIRN_RECORDING";
+
 /// A disk before an update, and what was written to it until the new release was good.
 struct Recording {
-    fleet: Fleet,
-    dir: TempDir,
+    dir: PathBuf,
     base: Disk,
     log: PathBuf,
+    trust: TrustRoot,
+    made: Option<TempDir>,
 }
 
 impl Recording {
+    /// The one of an earlier run if [`KEPT`] names it, or a new one.
+    fn get() -> Result<Self> {
+        match std::env::var_os(KEPT) {
+            Some(dir) => Self::open(dir.into()),
+            None => Self::make(),
+        }
+    }
+
+    fn open(dir: PathBuf) -> Result<Self> {
+        Ok(Self {
+            base: Disk::open(dir.join(BASE))?,
+            log: dir.join(LOG),
+            trust: TrustRoot::parse(&std::fs::read(dir.join(TRUST))?)?,
+            dir,
+            made: None,
+        })
+    }
+
     fn make() -> Result<Self> {
         let fleet = Fleet::ensure()?;
         let site = Site::start(&fleet, "power-cut-states")?;
         let mut node = Node::flash(&site, "power-cut-recorded", &[FIRST])?;
         let dir = scratch()?;
-        let base = node.disk().copy_to(dir.path().join("base.img"))?;
-        let log = dir.path().join("writes.log");
+        node.disk().copy_to(dir.path().join(BASE))?;
+        std::fs::copy(fleet.workshop.trust(1), dir.path().join(TRUST))?;
+        let log = dir.path().join(LOG);
         node.start_with(|machine| machine.log_writes(&log))?;
         site.upload(&[SECOND])?;
         node.is_up(FIRST, "good")?;
@@ -42,29 +70,33 @@ impl Recording {
         site.succeeds(&rollout, &device)?;
         ensure!(node.does("sync")?);
         node.cut_power();
+        let path = dir.path().to_owned();
         Ok(Self {
-            fleet,
-            dir,
-            base,
-            log,
+            made: Some(dir),
+            ..Self::open(path)?
         })
+    }
+
+    /// Keeps it, and says how to go through it again.
+    fn keep(self, seed: u64) -> String {
+        self.made.map(TempDir::keep);
+        format!("again: CAIRN_SEED={seed} {KEPT}={}", self.dir.display())
     }
 }
 
 #[test]
 fn every_state_of_an_update_boots_the_old_release_or_the_new_one() -> Result<()> {
-    let recording = Recording::make()?;
+    let recording = Recording::get()?;
     let plan = Plan {
         seed: seed()?,
         cuts: number(CUTS),
         expected: vec![FIRST.parse()?, SECOND.parse()?],
-        trust: trust(&recording.fleet.workshop)?,
+        trust: recording.trust.clone(),
     };
     let sweep = Sweep::run(&recording.base, &recording.log, &plan)?;
     println!("{sweep}");
     if !sweep.bad.is_empty() {
-        let kept = keep(recording.dir)?;
-        bail!("{sweep}\nthe disk before and its log are kept in {kept}");
+        bail!("{sweep}{}", recording.keep(plan.seed));
     }
     for phase in [
         format!("{FIRST} as good"),
@@ -81,12 +113,7 @@ fn every_state_of_an_update_boots_the_old_release_or_the_new_one() -> Result<()>
     if failed.is_empty() {
         return Ok(());
     }
-    let kept = keep(recording.dir)?;
-    bail!(
-        "seed {}; the disk before and its log are kept in {kept}; {}",
-        plan.seed,
-        failed.join("\n")
-    );
+    bail!("{}\n{}", failed.join("\n"), recording.keep(plan.seed));
 }
 
 /// Boots each of these states, and gives what went wrong.
@@ -104,7 +131,10 @@ fn boot_all(recording: &Recording, sample: &[(Crash, Boots)]) -> Result<Vec<Stri
             if let Err(error) = boots_as_judged(number, &disk, boots)
                 && let Ok(mut failed) = failed.lock()
             {
-                failed.push(format!("{crash:?}: {error:#}"));
+                println!("state {number}, {crash:?}: {error:#}");
+                let error = error.to_string();
+                let first = error.lines().next().unwrap_or_default();
+                failed.push(format!("state {number}: {first}"));
             }
             let _ = std::fs::remove_file(disk.path());
         }
@@ -141,9 +171,4 @@ fn boots_as_judged(number: usize, disk: &Disk, boots: &Boots) -> Result<()> {
         vm.serial().expect(AGENT, BOOT)?;
     }
     Ok(())
-}
-
-/// Keeps the disk and its log, to be looked at.
-fn keep(dir: TempDir) -> Result<String> {
-    Ok(dir.keep().display().to_string())
 }

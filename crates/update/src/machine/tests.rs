@@ -7,7 +7,7 @@ use cairn_release::Sequence;
 use cairn_boot_state::Slot;
 use cairn_release::Digest;
 use cairn_wire::When;
-use cairn_wire::report::UpdateState;
+use cairn_wire::report::{Failure, UpdateState};
 
 use super::*;
 use crate::memory::Entry;
@@ -174,6 +174,10 @@ impl Node {
         )
     }
 
+    fn failure(&self) -> &Failure {
+        self.state.last.as_ref().unwrap().failure.as_ref().unwrap()
+    }
+
     fn told(&self) -> Vec<UpdateState> {
         let told = |action: &Action| match action {
             Action::Report(report) => Some(report.state),
@@ -231,17 +235,7 @@ fn a_release_that_does_not_boot_is_refused_until_it_is_forgiven() {
     node.take(Event::Settled);
     assert_eq!(node.last(), ("o1", Some(FailureKind::FellBack)));
     assert!(!node.has(&Action::Restart));
-    assert!(
-        node.state
-            .last
-            .as_ref()
-            .unwrap()
-            .failure
-            .as_ref()
-            .unwrap()
-            .evidence
-            .is_some()
-    );
+    assert!(node.failure().evidence.is_some());
     node.ordered(order("o2", "2.0", 2));
     assert_eq!(node.last(), ("o2", Some(FailureKind::FailedBefore)));
     node.ordered(ReleaseOrder {

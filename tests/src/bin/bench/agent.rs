@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use cairn_tests::tools;
+use cairn_tests::programs;
 
 use super::control::server::{Server, resident};
 
@@ -25,7 +25,7 @@ impl Drop for Running {
 /// Measures it.
 pub fn run() -> Result<()> {
     println!("## Agent: the binary of a node, connected by mutual TLS, default intervals\n");
-    let program = tools::build_for_node("agent")?.join("cairn-agent");
+    let program = programs::of_a_node("agent")?.join("cairn-agent");
     let size = fs::metadata(&program)?.len();
     println!(
         "binary                                  {:8.2} MiB   (goal 4)",

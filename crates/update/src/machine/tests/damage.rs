@@ -30,17 +30,8 @@ fn what_is_damaged_is_fetched_once_more_and_then_given_up() {
     assert_eq!(node.phase(), "Failing");
     node.take(Event::Settled);
     assert_eq!(node.last(), ("o1", Some(FailureKind::Verify)));
-    let reason = &node
-        .state
-        .last
-        .as_ref()
-        .unwrap()
-        .failure
-        .as_ref()
-        .unwrap()
-        .reason;
     assert_eq!(
-        reason,
+        node.failure().reason,
         "damaged, fetched once more, and damaged again: root"
     );
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use cairn_system::Command;
+use cairn_tests::programs;
 use cairn_tests::server::Server as Process;
-use cairn_tests::tools;
 use serde_json::Value;
 
 const PASSWORD: &str = "a bench needs a password too";
@@ -30,7 +30,7 @@ pub struct Server {
 impl Server {
     /// Builds and starts one.
     pub fn start(dir: &Path) -> Result<Self> {
-        let program = tools::build(true)?.join("cairn-control");
+        let program = programs::of_this_machine(true)?.join("cairn-control");
         let data = dir.join("data");
         Command::new(&program)
             .args([
