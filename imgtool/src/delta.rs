@@ -12,6 +12,7 @@ use crate::size::bytes;
 use cairn_delta::{apply, make};
 use cairn_release::index::BlockIndex;
 use cairn_release::manifest::Image;
+use cairn_release::verity::Verity;
 use cairn_release::{Digest, name};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -86,7 +87,7 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
             let (old_bytes, new_bytes) = (read(&from, image, old)?, read(&to, image, new)?);
             let index = BlockIndex::of(&new_bytes);
             one.block_bytes = index.bytes_missing_from(&[&BlockIndex::of(&old_bytes)]);
-            let patch = patch(image, &old_bytes, &new_bytes, &index, console)?;
+            let patch = patch(image, &old_bytes, &new_bytes, &new.verity, console)?;
             files::make_folder(&out)?;
             let path = out.join(name::patch(&old.sha256));
             files::write_whole(&path, &patch, 0o644)?;
@@ -116,13 +117,14 @@ fn patch(
     image: &str,
     old: &[u8],
     new: &[u8],
-    index: &BlockIndex,
+    verity: &Verity,
     console: &Console,
 ) -> Result<Vec<u8>> {
     let cannot = || Error::failed(format!("cannot make the patch of {image}"));
     let step = console.step(&format!("patching {image}"), Some(new.len() as u64));
     let mut told = 0;
-    let patch = make::make(old, new, |done, of| {
+    let data = usize::try_from(verity.hash_offset).unwrap_or(usize::MAX);
+    let patch = make::make(old, new, data, |done, of| {
         let now = new.len() as u64 * done as u64 / of.max(1) as u64;
         step.advance(now - told);
         told = now;
@@ -130,7 +132,7 @@ fn patch(
     .map_err(|e| cannot().because(e))?;
     step.done();
     let step = console.step(&format!("applying the patch of {image}"), None);
-    apply::image(old, index, &patch).map_err(|e| cannot().because(e))?;
+    apply::image(old, &patch, verity).map_err(|e| cannot().because(e))?;
     step.done();
     Ok(patch)
 }

@@ -1,31 +1,43 @@
-//! A patch's segment, applied: the reference's blocks and the data give the target's
-//! blocks, in memory that [`crate::patch`]'s bounds limit.
+//! A patch, applied: in steps that [`crate::patch`]'s bounds limit, wherever the images lie.
 
-use cairn_release::index::BlockIndex;
+use std::ops::Range;
+
+use cairn_release::verity::{Builder, Verity};
 use cairn_release::{BLOCK, Digest};
 use zstd::zstd_safe::DCtx;
 
-use crate::local::{Local, Source};
+use crate::local::{Copy, Source};
 use crate::patch::{Patch, PatchError, Segment};
-use crate::runs::{self, Run, gather};
+use crate::runs::{self, Run};
 
-/// A segment doesn't give the new image's blocks.
+/// Blocks that are copied, or read for the tree, at once: 4 MiB.
+pub const PIECE: u32 = (4 << 20) / BLOCK as u32;
+
+/// A patch doesn't give the new image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
     /// It is no patch.
     #[error(transparent)]
     Patch(#[from] PatchError),
-    /// It is a patch of another image.
+    /// It is for other images.
     #[error("the patch is for the image {expected}, this one is {got}")]
-    From {
+    Image {
         /// The patch's.
         expected: Digest,
         /// What there is.
         got: Digest,
     },
-    /// The reference has other bytes than its runs say.
-    #[error("expected {expected} bytes to refer to, got {got}")]
-    Reference {
+    /// It makes another number of blocks than the image has.
+    #[error("the patch makes {got} blocks, the image has {expected}")]
+    Blocks {
+        /// How many there should be.
+        expected: u64,
+        /// How many it makes.
+        got: u64,
+    },
+    /// Other bytes were read than were asked for.
+    #[error("expected {expected} bytes, got {got}")]
+    Read {
         /// How many there should be.
         expected: u64,
         /// How many there are.
@@ -42,9 +54,113 @@ pub enum ApplyError {
         /// How many came.
         got: usize,
     },
-    /// A block isn't the one that the index names.
-    #[error("block {0} is not the one that the release names")]
-    Block(u32),
+}
+
+/// Where a patch and its images lie.
+pub trait Images {
+    /// What can go wrong.
+    type Error: From<ApplyError>;
+
+    /// Bytes of the patch.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    fn patch(&mut self, bytes: Range<u64>) -> Result<Vec<u8>, Self::Error>;
+    /// Blocks of the old image.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    fn old(&mut self, run: Run) -> Result<Vec<u8>, Self::Error>;
+    /// Blocks of the new image that were written before.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    fn new(&mut self, run: Run) -> Result<Vec<u8>, Self::Error>;
+    /// Writes blocks of the new image from this one on.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    fn write(&mut self, at: u32, bytes: &[u8]) -> Result<(), Self::Error>;
+}
+
+/// A part of the work.
+#[derive(Debug, Clone, Copy)]
+pub enum Step<'p> {
+    /// Some blocks are made.
+    Make(&'p Segment),
+    /// Some blocks are copied, [`PIECE`] at most.
+    Copy(Copy),
+}
+
+impl Patch {
+    /// Whether it makes as much as this image has.
+    ///
+    /// # Errors
+    /// If it doesn't.
+    pub fn makes(&self, verity: &Verity) -> Result<(), ApplyError> {
+        match u64::from(self.new_blocks) {
+            got if got == verity.data_blocks => Ok(()),
+            got => Err(ApplyError::Blocks {
+                expected: verity.data_blocks,
+                got,
+            }),
+        }
+    }
+
+    /// All that is to be done, in order.
+    pub fn steps(&self) -> impl Iterator<Item = Step<'_>> {
+        let copies = self.copies.iter().flat_map(|copy| {
+            let pieces = (0..copy.to.count).step_by(PIECE as usize);
+            pieces.map(|done| {
+                Step::Copy(Copy {
+                    to: Run {
+                        at: copy.to.at + done,
+                        count: PIECE.min(copy.to.count - done),
+                    },
+                    from: copy.from + done,
+                    ..*copy
+                })
+            })
+        });
+        self.segments.iter().map(Step::Make).chain(copies)
+    }
+}
+
+impl Step<'_> {
+    /// Does it; twice does no harm.
+    ///
+    /// # Errors
+    /// If the patch is damaged, or the images' errors.
+    pub fn perform<I: Images>(self, images: &mut I) -> Result<(), I::Error> {
+        match self {
+            Self::Make(segment) => {
+                let mut reference = Vec::new();
+                for run in &segment.reference {
+                    reference.extend(images.old(*run)?);
+                }
+                let made = segment.apply(&reference, &images.patch(segment.data.clone())?)?;
+                let mut rest = &made[..];
+                for run in &segment.target {
+                    let (now, after) = rest.split_at(run.count as usize * BLOCK);
+                    images.write(run.at, now)?;
+                    rest = after;
+                }
+                Ok(())
+            }
+            Self::Copy(Copy { to, source, from }) => {
+                let run = Run {
+                    at: from,
+                    count: to.count,
+                };
+                let bytes = match source {
+                    Source::Image(_) => images.old(run)?,
+                    Source::Itself => images.new(run)?,
+                };
+                whole(&bytes, runs::bytes(&[run]))?;
+                images.write(to.at, &bytes)
+            }
+        }
+    }
 }
 
 impl Segment {
@@ -53,15 +169,8 @@ impl Segment {
     /// # Errors
     /// If the data is damaged, or the reference is another one and zstd notices it.
     pub fn apply(&self, reference: &[u8], data: &[u8]) -> Result<Vec<u8>, ApplyError> {
-        let bytes = |runs: &[Run]| runs::blocks(runs) * BLOCK as u64;
-        let expected = bytes(&self.reference);
-        if reference.len() as u64 != expected {
-            return Err(ApplyError::Reference {
-                expected,
-                got: reference.len(),
-            });
-        }
-        let expected = usize::try_from(bytes(&self.target)).unwrap_or(usize::MAX);
+        whole(reference, runs::bytes(&self.reference))?;
+        let expected = usize::try_from(runs::bytes(&self.target)).unwrap_or(usize::MAX);
         let mut made = Vec::with_capacity(expected);
         let mut context = DCtx::create();
         let damaged = |code| ApplyError::Damaged(zstd::zstd_safe::get_error_name(code));
@@ -74,61 +183,78 @@ impl Segment {
     }
 }
 
-/// Makes a whole image in memory: of an old one, its own index, and a patch.
+fn whole(bytes: &[u8], expected: u64) -> Result<(), ApplyError> {
+    match bytes.len() {
+        got if got as u64 == expected => Ok(()),
+        got => Err(ApplyError::Read { expected, got }),
+    }
+}
+
+/// Makes a whole image in memory, its verity tree included.
 ///
 /// # Errors
 /// If the patch is damaged, or one for other images.
-pub fn image(old: &[u8], index: &BlockIndex, patch: &[u8]) -> Result<Vec<u8>, ApplyError> {
-    let bytes = patch;
-    let patch = Patch::parse(bytes)?;
-    let got = Digest::of(old);
-    if got != patch.from {
-        let expected = patch.from;
-        return Err(ApplyError::From { expected, got });
+pub fn image(old: &[u8], patch: &[u8], verity: &Verity) -> Result<Vec<u8>, ApplyError> {
+    let parsed = Patch::parse(patch)?;
+    is(parsed.from, old)?;
+    parsed.makes(verity)?;
+    let blocks = vec![0; parsed.new_blocks as usize * BLOCK];
+    let mut memory = Memory { patch, old, blocks };
+    for step in parsed.steps() {
+        step.perform(&mut memory)?;
     }
-    let mut image = vec![0; index.blocks() * BLOCK];
-    for segment in &patch.segments {
-        let range = segment.data.start as usize..segment.data.end as usize;
-        let data = bytes.get(range).unwrap_or_default();
-        let made = segment.apply(&gather(old, &segment.reference), data)?;
-        let mut made = &made[..];
-        for run in &segment.target {
-            let place = run.bytes().start as usize;
-            let (now, rest) = made.split_at(run.count as usize * BLOCK);
-            let place = image.get_mut(place..place + now.len());
-            place.ok_or(ApplyError::Block(run.at))?.copy_from_slice(now);
-            made = rest;
-        }
-    }
-    for copy in Local::of(index, &[&BlockIndex::of(old)]).copies {
-        let (from, to) = (copy.from as usize * BLOCK, copy.to.at as usize * BLOCK);
-        let length = copy.to.count as usize * BLOCK;
-        match copy.source {
-            Source::Image(_) => image[to..to + length].copy_from_slice(&old[from..from + length]),
-            Source::Itself => image.copy_within(from..from + length, to),
-        }
-    }
-    let whole = Run {
-        at: 0,
-        count: u32::try_from(index.blocks()).unwrap_or(u32::MAX),
-    };
-    check(&[whole], &image, index)?;
-    Ok(image)
+    let mut new = memory.blocks;
+    let mut tree = Builder::new(verity.salt.clone());
+    new.chunks(BLOCK).for_each(|block| tree.push(block));
+    new.extend(tree.finish().0);
+    is(parsed.to, &new)?;
+    Ok(new)
 }
 
-/// Checks blocks, one after the other, against the index of the image that they belong to.
-///
-/// # Errors
-/// If one is another, or is missing.
-pub fn check(runs: &[Run], bytes: &[u8], index: &BlockIndex) -> Result<(), ApplyError> {
-    let mut pieces = bytes.chunks(BLOCK);
-    for block in runs.iter().flat_map(|run| run.at..run.end()) {
-        let right = pieces
-            .next()
-            .is_some_and(|piece| index.digest(block) == Some(&Digest::of(piece).0[..]));
-        if !right {
-            return Err(ApplyError::Block(block));
-        }
+fn is(expected: Digest, image: &[u8]) -> Result<(), ApplyError> {
+    match Digest::of(image) {
+        got if got == expected => Ok(()),
+        got => Err(ApplyError::Image { expected, got }),
     }
-    Ok(())
+}
+
+struct Memory<'m> {
+    patch: &'m [u8],
+    old: &'m [u8],
+    blocks: Vec<u8>,
+}
+
+fn part(bytes: &[u8], range: Range<u64>) -> Result<Vec<u8>, ApplyError> {
+    let (Ok(start), Ok(end)) = (range.start.try_into(), range.end.try_into()) else {
+        return Err(ApplyError::Damaged("too long"));
+    };
+    let part = bytes.get::<Range<usize>>(start..end).map(<[u8]>::to_vec);
+    part.ok_or(ApplyError::Read {
+        expected: range.end,
+        got: bytes.len(),
+    })
+}
+
+impl Images for Memory<'_> {
+    type Error = ApplyError;
+
+    fn patch(&mut self, bytes: Range<u64>) -> Result<Vec<u8>, ApplyError> {
+        part(self.patch, bytes)
+    }
+
+    fn old(&mut self, run: Run) -> Result<Vec<u8>, ApplyError> {
+        part(self.old, run.bytes())
+    }
+
+    fn new(&mut self, run: Run) -> Result<Vec<u8>, ApplyError> {
+        part(&self.blocks, run.bytes())
+    }
+
+    fn write(&mut self, at: u32, bytes: &[u8]) -> Result<(), ApplyError> {
+        let at = at as usize * BLOCK;
+        let place = self.blocks.get_mut(at..at + bytes.len());
+        let place = place.ok_or(ApplyError::Damaged("a block lies beyond the image"))?;
+        place.copy_from_slice(bytes);
+        Ok(())
+    }
 }

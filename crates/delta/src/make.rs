@@ -28,14 +28,16 @@ pub enum MakeError {
     Table(#[from] PatchError),
 }
 
-/// Makes the patch from `old` to `new`; `progress` hears of how many segments how many
-/// are made.
+/// Makes the patch from the image `old` to the image `new`, of which the first `data`
+/// bytes are made and the rest is the verity tree; `progress` hears of how many segments
+/// how many are made.
 ///
 /// # Errors
 /// If an image isn't made of whole blocks.
 pub fn make(
     old: &[u8],
     new: &[u8],
+    data: usize,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Vec<u8>, MakeError> {
     let blocks = |image: &[u8]| match (
@@ -45,16 +47,19 @@ pub fn make(
         (true, Ok(blocks)) => Ok(blocks),
         _ => Err(MakeError::Size(image.len())),
     };
+    let to = Digest::of(new);
+    let new = new.get(..data).ok_or(MakeError::Size(new.len()))?;
+    let local = Local::of(&BlockIndex::of(new), &[&BlockIndex::of(old)]);
     let mut patch = Patch {
         from: Digest::of(old),
-        to: Digest::of(new),
+        to,
         old_blocks: blocks(old)?,
         new_blocks: blocks(new)?,
+        copies: local.copies,
         segments: Vec::new(),
     };
-    let missing = Local::of(&BlockIndex::of(new), &[&BlockIndex::of(old)]).missing;
     let notes = Notes::of(old);
-    let targets = split(&missing);
+    let targets = split(&local.missing);
     let mut data = Vec::new();
     for (done, target) in targets.iter().enumerate() {
         progress(done, targets.len());
@@ -121,10 +126,26 @@ mod tests {
     use super::*;
     use crate::apply::{self, ApplyError};
     use crate::noise::noise;
+    use cairn_release::verity::{Builder, Salt, Verity};
     use proptest::prelude::*;
 
-    fn applied(old: &[u8], new: &[u8], patch: &[u8]) -> Result<Vec<u8>, ApplyError> {
-        apply::image(old, &BlockIndex::of(new), patch)
+    fn applied(old: &[u8], data: &[u8], patch: &[u8]) -> Result<Vec<u8>, ApplyError> {
+        apply::image(old, patch, &tree(data).1)
+    }
+
+    fn tree(data: &[u8]) -> (Vec<u8>, Verity) {
+        let mut tree = Builder::new(Salt::default());
+        data.chunks(BLOCK).for_each(|block| tree.push(block));
+        tree.finish()
+    }
+
+    /// With its tree.
+    fn image(data: &[u8]) -> Vec<u8> {
+        [data, &tree(data).0].concat()
+    }
+
+    fn made(old: &[u8], data: &[u8]) -> Vec<u8> {
+        make(old, &image(data), data.len(), |_, _| {}).unwrap()
     }
 
     /// Bytes with a little order, as programs have it.
@@ -140,9 +161,9 @@ mod tests {
         // A byte in between moves all that follows to other places in its block.
         new.insert(100 * BLOCK + 5, 7);
         new.truncate(old.len());
-        let bytes = make(&old, &new, |_, _| {}).unwrap();
+        let bytes = made(&old, &new);
         assert!(bytes.len() < 3 * BLOCK, "{}", bytes.len());
-        assert_eq!(applied(&old, &new, &bytes), Ok(new));
+        assert_eq!(applied(&old, &new, &bytes), Ok(image(&new)));
     }
 
     #[test]
@@ -151,21 +172,29 @@ mod tests {
         let mut new = old.clone();
         new.insert(5, 7);
         new.truncate(old.len());
-        let bytes = make(&old, &new, |_, _| {}).unwrap();
-        let patch = Patch::parse(&bytes).unwrap();
-        let segment = &patch.segments[0];
-        let data = &bytes[segment.data.start as usize..segment.data.end as usize];
-        let made = segment.apply(&gather(&other, &segment.reference), data);
-        let seen =
-            made.and_then(|made| apply::check(&segment.target, &made, &BlockIndex::of(&new)));
-        assert!(seen.is_err());
+        let bytes = made(&old, &new);
+        let mut patch = Patch::parse(&bytes).unwrap();
         assert!(matches!(
             applied(&other, &new, &bytes),
-            Err(ApplyError::From { .. })
+            Err(ApplyError::Image { expected, .. }) if expected == patch.from
         ));
+        // One that claims to be for it.
+        let head = patch.to_bytes().unwrap().len();
+        patch.from = Digest::of(&other);
+        let forged = [&patch.to_bytes().unwrap(), &bytes[head..]].concat();
+        assert!(applied(&other, &new, &forged).is_err());
+        let segment = &patch.segments[0];
+        let data = &bytes[segment.data.start as usize..segment.data.end as usize];
         let short = segment.apply(&old[..BLOCK], data);
-        assert!(matches!(short, Err(ApplyError::Reference { .. })));
-        assert_eq!(make(&old[..7], &new, |_, _| {}), Err(MakeError::Size(7)));
+        assert!(matches!(short, Err(ApplyError::Read { .. })));
+        let cut = applied(&old, &new, &bytes[..bytes.len() - 1]);
+        assert!(matches!(cut, Err(ApplyError::Read { .. })));
+        let none = make(&old[..7], &new, new.len(), |_, _| {});
+        assert_eq!(none, Err(MakeError::Size(7)));
+        let longer = applied(&old, &[new.clone(), new.clone()].concat(), &bytes);
+        assert!(matches!(longer, Err(ApplyError::Blocks { .. })));
+        let beyond = make(&old, &new, new.len() + 1, |_, _| {});
+        assert_eq!(beyond, Err(MakeError::Size(new.len())));
     }
 
     proptest! {
@@ -177,14 +206,13 @@ mod tests {
             kin: bool,
         ) {
             let old = program(1, old);
-            let mut image = if kin { old.clone() } else { program(3, new) };
+            let mut new = if kin { old.clone() } else { program(3, new) };
             for (at, bytes) in edits {
-                let at = at as usize % image.len();
-                image.splice(at..at, bytes);
+                let at = at as usize % new.len();
+                new.splice(at..at, bytes);
             }
-            image.truncate(image.len() / BLOCK * BLOCK);
-            let patch = make(&old, &image, |_, _| {}).unwrap();
-            prop_assert_eq!(applied(&old, &image, &patch), Ok(image));
+            new.truncate(new.len() / BLOCK * BLOCK);
+            prop_assert_eq!(applied(&old, &new, &made(&old, &new)), Ok(image(&new)));
         }
     }
 }

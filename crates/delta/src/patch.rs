@@ -1,23 +1,30 @@
-//! The file that makes the missing blocks of a new image from one old image.
+//! The file that makes the data of a new image from one old image.
 //!
 //! ```text
 //! "CAIRNP1\n" │ from 32 │ to 32 │ old blocks 4 │ new blocks 4 │ table length 4 │ table │ data …
 //! ```
 //!
-//! `from` and `to` are the SHA-256 of the images, numbers are little endian. The table is a
-//! zstd frame of LEB128 numbers: how many segments there are, and of each its reference
+//! `from` and `to` are the SHA-256 of the images, numbers are little endian. The new blocks
+//! are those of the data; the verity tree behind them follows from them. The table is a
+//! zstd frame of LEB128 numbers.
+//!
+//! First come the copies: how many there are, and of each its place in the new image (the
+//! blocks between it and the one before, and its length), and where it comes from: by how
+//! much it is moved more than the one before, zigzag, and in the lowest bit whether it
+//! comes from the new image itself. Then the segments: how many, and of each its reference
 //! (runs of the old image), its target (runs of the new image) and the length of its data.
 //! A run is the number of blocks between it and the one before, and its length; targets go
 //! on from segment to segment. A segment's data is a zstd frame that gives the target's
 //! blocks, one after the other, and refers to the reference's blocks as its prefix.
 //!
-//! Blocks that the old image has at all are in no target: a node finds them by the index.
-//! A patch is signed by nobody: what comes out is checked against the signed index.
+//! All segments are applied first, then all copies in order. A patch is signed by nobody:
+//! what comes out is checked against the signed manifest.
 
 use std::ops::Range;
 
 use cairn_release::{BLOCK, Digest};
 
+use crate::local::{Copy, Source};
 use crate::runs::Run;
 use crate::varint;
 
@@ -43,8 +50,10 @@ pub struct Patch {
     pub to: Digest,
     /// Blocks of the old image.
     pub old_blocks: u32,
-    /// Blocks of the new image.
+    /// Blocks of the new image's data, its verity tree left out.
     pub new_blocks: u32,
+    /// What the old image has, or the new one at an earlier place, by its place.
+    pub copies: Vec<Copy>,
     /// Its segments, in the order of their targets.
     pub segments: Vec<Segment>,
 }
@@ -80,7 +89,15 @@ pub enum PatchError {
     /// zstd can't unpack the table.
     #[error("the table is damaged")]
     Damaged,
-    /// A number is missing, too large or out of order.
+    /// A number of a copy is missing, too large or out of order.
+    #[error("copy {copy}: {what}")]
+    Copy {
+        /// Which, from 0.
+        copy: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The same of a segment.
     #[error("segment {segment}: {what}")]
     Segment {
         /// Which, from 0.
@@ -130,16 +147,43 @@ impl Patch {
             to: digest(40)?,
             old_blocks: word(bytes, 72),
             new_blocks: word(bytes, 76),
+            copies: Vec::new(),
             segments: Vec::new(),
         };
-        patch.read_segments(&table, end as u64)?;
+        let mut rest = &table[..];
+        patch.read_copies(&mut rest)?;
+        patch.read_segments(rest, end as u64)?;
         Ok(patch)
+    }
+
+    fn read_copies(&mut self, table: &mut &[u8]) -> Result<(), PatchError> {
+        let bad = |copy, what| PatchError::Copy { copy, what };
+        let count = varint::take(table).ok_or(bad(0, ENDED))?;
+        let (mut done, mut moved) = (0, 0);
+        for number in 0..usize::try_from(count).unwrap_or(usize::MAX) {
+            let bad = |what| bad(number, what);
+            let to = take_run(table, done, self.new_blocks).map_err(bad)?;
+            let coded = varint::take(table).ok_or(bad(ENDED))?;
+            let (source, end) = match coded & 1 {
+                0 => (Source::Image(0), self.old_blocks),
+                _ => (Source::Itself, to.at),
+            };
+            moved = i64::checked_add(moved, varint::signed(coded >> 1)).ok_or(bad(LARGE))?;
+            let from = i64::from(to.at).checked_add(moved);
+            let from = from.and_then(|from| u32::try_from(from).ok());
+            let from = from.ok_or(bad(LARGE))?;
+            if from.checked_add(to.count).is_none_or(|last| last > end) {
+                return Err(bad("what it copies lies beyond its source"));
+            }
+            done = to.end();
+            self.copies.push(Copy { to, source, from });
+        }
+        Ok(())
     }
 
     fn read_segments(&mut self, mut table: &[u8], mut data: u64) -> Result<(), PatchError> {
         let bad = |segment, what| PatchError::Segment { segment, what };
-        let ended = "the table ends in it";
-        let count = varint::take(&mut table).ok_or(bad(0, ended))?;
+        let count = varint::take(&mut table).ok_or(bad(0, ENDED))?;
         let mut done = 0;
         for number in 0..usize::try_from(count).unwrap_or(usize::MAX) {
             let mut read = |after: u32, end: u32, most: u64| {
@@ -147,7 +191,7 @@ impl Patch {
             };
             let reference = read(0, self.old_blocks, REFERENCE)?;
             let target = read(done, self.new_blocks, TARGET)?;
-            let length = varint::take(&mut table).ok_or(bad(number, ended))?;
+            let length = varint::take(&mut table).ok_or(bad(number, ENDED))?;
             done = match target.last() {
                 Some(last) if length <= DATA => last.end(),
                 Some(_) => return Err(bad(number, "its data is too long")),
@@ -172,6 +216,15 @@ impl Patch {
     /// If zstd fails, or the table is longer than [`TABLE`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, PatchError> {
         let mut table = Vec::new();
+        varint::put(&mut table, self.copies.len() as u64);
+        let (mut done, mut moved) = (0, 0);
+        for copy in &self.copies {
+            done = put_run(&mut table, done, copy.to);
+            let now = i64::from(copy.from) - i64::from(copy.to.at);
+            let itself = u64::from(copy.source == Source::Itself);
+            varint::put(&mut table, varint::unsigned(now - moved) << 1 | itself);
+            moved = now;
+        }
         varint::put(&mut table, self.segments.len() as u64);
         let mut done = 0;
         for segment in &self.segments {
@@ -203,11 +256,30 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 fn put_runs(table: &mut Vec<u8>, mut after: u32, runs: &[Run]) -> u32 {
     varint::put(table, runs.len() as u64);
     for run in runs {
-        varint::put(table, u64::from(run.at - after));
-        varint::put(table, u64::from(run.count));
-        after = run.end();
+        after = put_run(table, after, *run);
     }
     after
+}
+
+/// Gives its end.
+fn put_run(table: &mut Vec<u8>, after: u32, run: Run) -> u32 {
+    varint::put(table, u64::from(run.at - after));
+    varint::put(table, u64::from(run.count));
+    run.end()
+}
+
+const ENDED: &str = "the table ends in it";
+const LARGE: &str = "a number is too large";
+
+/// A run behind `after` and before `end`.
+fn take_run(table: &mut &[u8], after: u32, end: u32) -> Result<Run, &'static str> {
+    let mut number = || u32::try_from(varint::take(table).ok_or(ENDED)?).map_err(|_| LARGE);
+    let (gap, count) = (number()?, number()?);
+    let at = after.checked_add(gap).ok_or(LARGE)?;
+    if count == 0 || at.checked_add(count).is_none_or(|last| last > end) {
+        return Err("a run lies beyond the image");
+    }
+    Ok(Run { at, count })
 }
 
 /// Runs behind `after` and before `end`, of `most` blocks in all.
@@ -217,23 +289,11 @@ fn take_runs(
     end: u32,
     mut most: u64,
 ) -> Result<Vec<Run>, &'static str> {
-    let ended = "the table ends in it";
-    let count = varint::take(table).ok_or(ended)?;
+    let count = varint::take(table).ok_or(ENDED)?;
     let mut taken = Vec::new();
     for _ in 0..count {
-        let mut number = || {
-            let number = varint::take(table).ok_or(ended)?;
-            u32::try_from(number).map_err(|_| "a number is too large")
-        };
-        let (gap, count) = (number()?, number()?);
-        let run = Run {
-            at: after.checked_add(gap).ok_or("a number is too large")?,
-            count,
-        };
-        if count == 0 || run.at.checked_add(count).is_none_or(|last| last > end) {
-            return Err("a run lies beyond the image");
-        }
-        let left = most.checked_sub(count.into());
+        let run = take_run(table, after, end)?;
+        let left = most.checked_sub(run.count.into());
         most = left.ok_or("it has too many blocks")?;
         after = run.end();
         taken.push(run);
@@ -251,6 +311,7 @@ mod tests {
     }
 
     fn patch() -> Patch {
+        let copy = |to, source, from| Copy { to, source, from };
         let segment = |reference: &[Run], target: &[Run]| Segment {
             reference: reference.to_vec(),
             target: target.to_vec(),
@@ -261,6 +322,11 @@ mod tests {
             to: Digest([2; 32]),
             old_blocks: 1000,
             new_blocks: 2000,
+            copies: vec![
+                copy(run(0, 5), Source::Image(0), 995),
+                copy(run(30, 10), Source::Itself, 20),
+                copy(run(40, 10), Source::Image(0), 30),
+            ],
             segments: vec![
                 segment(&[run(0, 10), run(990, 10)], &[run(5, 1), run(7, 20)]),
                 segment(&[], &[run(1999, 1)]),
@@ -302,6 +368,13 @@ mod tests {
         };
         let beyond = "segment 1: a run lies beyond the image";
         assert_eq!(refused(|patch| patch.new_blocks = 1999), beyond);
+        let source = "what it copies lies beyond its source";
+        let far = |patch: &mut Patch| patch.copies[0].from = 996;
+        assert_eq!(refused(far), format!("copy 0: {source}"));
+        let late = |patch: &mut Patch| patch.copies[1].from = 21;
+        assert_eq!(refused(late), format!("copy 1: {source}"));
+        let empty = |patch: &mut Patch| patch.copies[2].to.count = 0;
+        assert_eq!(refused(empty), "copy 2: a run lies beyond the image");
         let large = |patch: &mut Patch| {
             patch.old_blocks = 1 << 20;
             patch.segments[0].reference = vec![run(0, 6144), run(7000, 1)];

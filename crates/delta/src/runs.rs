@@ -42,6 +42,11 @@ pub fn blocks(runs: &[Run]) -> u64 {
     runs.iter().map(|run| u64::from(run.count)).sum()
 }
 
+/// How many bytes they have in all.
+pub fn bytes(runs: &[Run]) -> u64 {
+    blocks(runs) * BLOCK as u64
+}
+
 /// The bytes of some runs of an image, one after the other; what lies beyond it is left out.
 pub fn gather(image: &[u8], runs: &[Run]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(blocks(runs) as usize * BLOCK);

@@ -27,6 +27,16 @@ pub fn take(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
+/// A signed number as an unsigned one, small if it is near zero (zigzag).
+pub fn unsigned(number: i64) -> u64 {
+    ((number << 1) ^ (number >> 63)).cast_unsigned()
+}
+
+/// What [`unsigned`] made of it.
+pub fn signed(number: u64) -> i64 {
+    (number >> 1).cast_signed() ^ -(number & 1).cast_signed()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,7 +49,18 @@ mod tests {
         assert_eq!(take(&mut &[0xff; 10][..]), None);
     }
 
+    #[test]
+    fn numbers_near_zero_are_small() {
+        let small: Vec<u64> = (-2..=2).map(unsigned).collect();
+        assert_eq!(small, [3, 1, 0, 2, 4]);
+    }
+
     proptest! {
+        #[test]
+        fn a_signed_number_comes_back(number: i64) {
+            prop_assert_eq!(signed(unsigned(number)), number);
+        }
+
         #[test]
         fn a_number_comes_back(number: u64, rest: u8) {
             let mut bytes = Vec::new();

@@ -3,8 +3,8 @@
 use crate::bench::Bench;
 use crate::release::Plan;
 use cairn_delta::apply;
-use cairn_release::index::BlockIndex;
-use cairn_release::{BLOCK, Digest, name};
+use cairn_release::verity::Verity;
+use cairn_release::{BLOCK, Digest, Envelope, Manifest, manifest, name};
 use serde_json::Value;
 
 /// Two releases with the same kernel container; all of the root has moved by a byte.
@@ -22,6 +22,14 @@ fn two(bench: &Bench) {
 
 fn read(bench: &Bench, path: &str) -> Vec<u8> {
     std::fs::read(bench.path(path)).unwrap()
+}
+
+/// How the new release's root image is opened.
+fn verity(bench: &Bench) -> Verity {
+    let bytes = read(bench, "new/manifest.dsse.json");
+    let envelope = Envelope::parse(&bytes, manifest::PAYLOAD_TYPE).unwrap();
+    let manifest = Manifest::from_payload(&envelope.payload).unwrap();
+    manifest.root.verity
 }
 
 #[test]
@@ -46,7 +54,7 @@ fn a_patch_is_small_is_named_after_the_old_image_and_gives_the_new_one() {
     assert_eq!(root["patch"], path.as_str());
     let patch = read(&bench, &path);
     assert_eq!(patch.len() as u64, bytes("patch_bytes"));
-    let applied = apply::image(&old, &BlockIndex::of(&new), &patch).unwrap();
+    let applied = apply::image(&old, &patch, &verity(&bench)).unwrap();
     assert!(applied == new);
 
     // A release with patches is as good as one without.
