@@ -11,6 +11,7 @@
 //! Source: the kernel's `Documentation/admin-guide/device-mapper/verity.rst` and
 //! cryptsetup's wiki page "DM-Verity".
 
+use crate::index::BlockIndex;
 use crate::{BLOCK, Digest};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -50,6 +51,11 @@ impl Salt {
             return Err(NotASalt(hex::encode(bytes)));
         }
         Ok(Self(bytes.to_vec()))
+    }
+
+    /// The digest of a data block, as the tree has it.
+    pub fn digest(&self, block: &[u8]) -> Digest {
+        salted(self, block)
     }
 
     /// The salt as dm-verity's table takes it: hexadecimal, `-` for none.
@@ -101,6 +107,21 @@ impl Verity {
     /// dm-verity checks everything below it when it is read.
     pub fn is_top(&self, block: &[u8]) -> bool {
         salted(&self.salt, block) == self.root_hash
+    }
+
+    /// The digests of the data blocks, out of the tree's bytes; `None` if this is another
+    /// tree. They are salted: compare them with [`Salt::digest`].
+    pub fn index(&self, tree: &[u8]) -> Option<BlockIndex> {
+        let leaves = usize::try_from(self.data_blocks).ok()?.checked_mul(32)?;
+        let level = leaves.div_ceil(BLOCK).checked_mul(BLOCK)?;
+        let start = tree.len().checked_sub(level)?;
+        let builder = Builder {
+            salt: self.salt.clone(),
+            leaves: tree.get(start..start.checked_add(leaves)?)?.to_vec(),
+        };
+        let index = BlockIndex::parse(builder.leaves.clone()).ok()?;
+        let (bytes, verity) = builder.finish();
+        (bytes == tree && verity == *self).then_some(index)
     }
 
     /// The target line for device-mapper, with `device` holding data and tree.
@@ -204,6 +225,29 @@ mod tests {
             assert_eq!(verity.tree_size(), bytes.len() as u64, "{blocks}");
             assert!(verity.is_top(&bytes[..BLOCK]), "{blocks}");
             assert_eq!(verity.hash_offset, (blocks * BLOCK) as u64);
+        }
+    }
+
+    #[test]
+    fn a_tree_gives_the_digests_of_its_blocks_and_no_other_tree_does() {
+        for blocks in [1, 2, 128, 129, 16_500] {
+            let (bytes, verity) = tree(blocks);
+            let index = verity.index(&bytes).unwrap();
+            assert_eq!(index.blocks(), blocks);
+            let block = verity.salt.digest(&[0; BLOCK]);
+            assert_eq!(index.digest(0), Some(&block.0[..]));
+            for at in [0, bytes.len() / 2, bytes.len() - 1] {
+                let mut other = bytes.clone();
+                other[at] ^= 1;
+                assert_eq!(verity.index(&other), None, "{blocks} {at}");
+            }
+            assert_eq!(verity.index(&bytes[1..]), None);
+            assert_eq!(verity.index(&[]), None);
+            let mut longer = verity.clone();
+            longer.data_blocks += 1;
+            assert_eq!(longer.index(&bytes), None);
+            longer.data_blocks = u64::MAX;
+            assert_eq!(longer.index(&bytes), None);
         }
     }
 
