@@ -19,11 +19,6 @@ impl IoError {
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
-
-    /// Whether a checksum was wrong: `EBADMSG`, which the kernel also calls `EFSBADCRC`.
-    pub fn is_bad_sum(&self) -> bool {
-        self.source.raw_os_error() == Some(rustix::io::Errno::BADMSG.raw_os_error())
-    }
 }
 
 /// Makes the error for `map_err`: what was done (a verb), and to what.

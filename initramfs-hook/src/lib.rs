@@ -24,7 +24,6 @@
 //! | [`gpt`], [`disks`] | which partition is DATA, which is the ESP |
 //! | [`trust`], [`images`] | what may be used at all |
 //! | [`loopdev`], [`dm`] | verified block devices |
-//! | [`superblock`] | DATA's, if a power cut has torn it |
 //! | [`mounts`], [`switch`] | the new root's tree, and going there |
 //! | [`failure`], [`esp`] | what is left behind when it goes wrong |
 //! | [`shutdown`] | taking it all down again, so that DATA is clean |
@@ -45,7 +44,6 @@ pub mod modalias;
 pub mod modules;
 pub mod mounts;
 pub mod shutdown;
-pub mod superblock;
 pub mod switch;
 pub mod trust;
 pub mod uevent;

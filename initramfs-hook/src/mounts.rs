@@ -17,7 +17,6 @@ use std::path::Path;
 use rustix::mount::{MountFlags, mount, mount_bind_recursive, mount_move};
 
 use crate::error::{IoError, cannot};
-use crate::{log, superblock};
 
 /// Folder of our own mounts; it lies on `/run` and so comes along into the new root.
 pub const OURS: &str = "/run/cairn";
@@ -47,23 +46,12 @@ pub fn system() -> Result<(), IoError> {
     Ok(())
 }
 
-/// Mounts DATA, for reading and writing. An ext4 whose superblock a power cut has torn is mended first.
+/// Mounts DATA, for reading and writing.
 ///
 /// # Errors
 /// If it can't be mounted.
 pub fn data(device: &Path, at: &Path, kind: &str) -> Result<(), IoError> {
-    let mounted = file_system(device, at, kind, MountFlags::NOATIME, "");
-    match mounted {
-        Err(error) if kind == "ext4" && error.is_bad_sum() => {
-            let mended = superblock::mend(device).map_err(cannot("mend", device.display()))?;
-            if !mended {
-                return Err(error);
-            }
-            log::warn("the superblock of DATA was torn; its sum is mended");
-            file_system(device, at, kind, MountFlags::NOATIME, "")
-        }
-        mounted => mounted,
-    }
+    file_system(device, at, kind, MountFlags::NOATIME, "")
 }
 
 /// Mounts an image, read-only.

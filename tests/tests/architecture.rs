@@ -65,7 +65,6 @@ const CRATES: [(&str, &str, &[&str]); 12] = [
             "cairn-wire",
             "cairn-system",
             "cairn-imgtool",
-            "cairn-initramfs-hook",
         ],
     ),
 ];

@@ -65,17 +65,17 @@ pub trait Images {
     ///
     /// # Errors
     /// If it can't be read.
-    fn patch(&mut self, bytes: Range<u64>) -> Result<Vec<u8>, Self::Error>;
+    fn read_patch(&mut self, bytes: Range<u64>) -> Result<Vec<u8>, Self::Error>;
     /// Blocks of the old image.
     ///
     /// # Errors
     /// If it can't be read.
-    fn old(&mut self, run: Run) -> Result<Vec<u8>, Self::Error>;
+    fn read_old(&mut self, run: Run) -> Result<Vec<u8>, Self::Error>;
     /// Blocks of the new image that were written before.
     ///
     /// # Errors
     /// If it can't be read.
-    fn new(&mut self, run: Run) -> Result<Vec<u8>, Self::Error>;
+    fn read_new(&mut self, run: Run) -> Result<Vec<u8>, Self::Error>;
     /// Writes blocks of the new image from this one on.
     ///
     /// # Errors
@@ -136,9 +136,9 @@ impl Step<'_> {
             Self::Make(segment) => {
                 let mut reference = Vec::new();
                 for run in &segment.reference {
-                    reference.extend(images.old(*run)?);
+                    reference.extend(images.read_old(*run)?);
                 }
-                let made = segment.apply(&reference, &images.patch(segment.data.clone())?)?;
+                let made = segment.apply(&reference, &images.read_patch(segment.data.clone())?)?;
                 let mut rest = &made[..];
                 for run in &segment.target {
                     let (now, after) = rest.split_at(run.count as usize * BLOCK);
@@ -153,8 +153,8 @@ impl Step<'_> {
                     count: to.count,
                 };
                 let bytes = match source {
-                    Source::Image(_) => images.old(run)?,
-                    Source::Itself => images.new(run)?,
+                    Source::Image(_) => images.read_old(run)?,
+                    Source::Itself => images.read_new(run)?,
                 };
                 whole(&bytes, runs::bytes(&[run]))?;
                 images.write(to.at, &bytes)
@@ -238,15 +238,15 @@ fn part(bytes: &[u8], range: Range<u64>) -> Result<Vec<u8>, ApplyError> {
 impl Images for Memory<'_> {
     type Error = ApplyError;
 
-    fn patch(&mut self, bytes: Range<u64>) -> Result<Vec<u8>, ApplyError> {
+    fn read_patch(&mut self, bytes: Range<u64>) -> Result<Vec<u8>, ApplyError> {
         part(self.patch, bytes)
     }
 
-    fn old(&mut self, run: Run) -> Result<Vec<u8>, ApplyError> {
+    fn read_old(&mut self, run: Run) -> Result<Vec<u8>, ApplyError> {
         part(self.old, run.bytes())
     }
 
-    fn new(&mut self, run: Run) -> Result<Vec<u8>, ApplyError> {
+    fn read_new(&mut self, run: Run) -> Result<Vec<u8>, ApplyError> {
         part(&self.blocks, run.bytes())
     }
 

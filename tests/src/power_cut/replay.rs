@@ -10,7 +10,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use cairn_initramfs_hook::superblock;
 
 use super::crash::{Crash, Fate};
 use super::log::{Log, Op};
@@ -87,26 +86,6 @@ impl Replay {
             self.apply(&op, fate, true)?;
         }
         Ok(())
-    }
-
-    /// Mends the superblock of the ext4 that begins at byte `start`, if the power cut has
-    /// torn it: the hook does it before anybody mounts. Says whether it did;
-    /// [`Replay::take_back`] takes it back.
-    ///
-    /// # Errors
-    /// If the image can't be read or written.
-    pub fn mend_superblock(&mut self, start: u64) -> Result<bool> {
-        let mut block = [0; superblock::LEN];
-        let place = start + superblock::AT;
-        self.disk.read_exact_at(&mut block, place)?;
-        let torn = block;
-        if !superblock::refit(&mut block) {
-            return Ok(false);
-        }
-        self.undo.push((place, torn.to_vec()));
-        self.disk.write_all_at(&block, place)?;
-        self.touched.push(place..place + block.len() as u64);
-        Ok(true)
     }
 
     /// The image as it was before [`Replay::cut_power`].

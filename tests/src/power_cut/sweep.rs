@@ -57,8 +57,6 @@ pub struct Sweep {
     pub states: usize,
     /// How many of these needed no look, since nothing had changed.
     pub skipped: usize,
-    /// How many had a torn superblock, which the hook mends.
-    pub mended: usize,
     /// How often the file system was checked from end to end.
     pub whole_checks: usize,
     /// What would boot, and in how many states: "1.1.0 as trial".
@@ -96,7 +94,6 @@ impl Sweep {
                     break;
                 }
                 replay.cut_power(&crash)?;
-                sweep.mended += usize::from(replay.mend_superblock(onlooker.data_start())?);
                 sweep.judge(&mut replay, &mut onlooker, crash, plan)?;
                 replay.take_back()?;
             }
@@ -176,13 +173,12 @@ impl fmt::Display for Sweep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} states of {} flushes judged in {:.1} s (seed {}, {} unchanged, {} superblocks mended, {} checks by e2fsck): {} bad",
+            "{} states of {} flushes judged in {:.1} s (seed {}, {} unchanged, {} checks by e2fsck): {} bad",
             self.states,
             self.flushes,
             self.took.as_secs_f32(),
             self.seed,
             self.skipped,
-            self.mended,
             self.whole_checks,
             self.bad.len()
         )?;

@@ -241,17 +241,3 @@ fn signed_by(bench: &Bench, key: &str) -> Result<()> {
         .disk
         .write_data_file(&Bench::data("manifest.dsse.json"), &std::fs::read(&path)?)
 }
-
-/// As a power cut leaves it that let through one sector of the superblock's two.
-#[test]
-fn a_torn_superblock_of_data_is_mended() -> Result<()> {
-    /// The time of the last write, in the first of its sectors.
-    const WRITE_TIME: u64 = 1024 + 48;
-    let bench = Bench::on_trial()?;
-    let data = bench.disk.partition("cairn-data")?;
-    bench.disk.flip_byte(data.start + WRITE_TIME)?;
-    let vm = bench.start("tamper-superblock")?;
-    says(&vm, "the superblock of DATA was torn; its sum is mended")?;
-    is_up(&vm, NEXT, "trial")?;
-    goes_off(vm, &bench.disk)
-}
