@@ -20,8 +20,7 @@ use std::path::PathBuf;
 /// Make the patches that take a node from one release to another
 ///
 /// Each patch is applied once to see that it gives the image. Both images are held in
-/// memory; who applies a patch needs 64 MB whatever their size. Nodes don't fetch
-/// patches yet.
+/// memory; a node that applies a patch needs 64 MB whatever their size.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The release folder that nodes have

@@ -38,6 +38,7 @@ const CRATES: [(&str, &str, &[&str]); 12] = [
             "cairn-boot-state",
             "cairn-wire",
             "cairn-update",
+            "cairn-delta",
             "cairn-system",
         ],
     ),

@@ -16,7 +16,7 @@ use cairn_wire::{ReleaseOrder, When};
 
 use super::boot::{self, Change};
 use super::effects::{Effects, Part};
-use super::fetch::{self, Wanted, storage};
+use super::fetch::{self, Fetch, storage};
 use super::settings::Settings;
 use super::{judge, trust};
 
@@ -194,29 +194,43 @@ impl<E: Effects> Doer<E> {
             return Ok(());
         }
         self.drop_other_release(facts)?;
-        let total = facts.kernel.size + facts.root.size;
+        let fetch = Fetch::new(&self.effects, &facts.version, url, self.settings.bandwidth);
+        let manifest = self.manifest(&fetch, facts).await?;
+        let images = [
+            (Part::Kernel, &manifest.kernel.image),
+            (Part::Root, &manifest.root),
+        ];
+        let total: u64 = images.iter().map(|(_, image)| image.size).sum();
         let mut before = 0;
-        for (part, size) in parts(facts) {
-            let url = format!("{url}{}", part.name());
-            let wanted = Wanted {
-                version: &facts.version,
-                part,
-                size,
-                url: &url,
-                bandwidth: self.settings.bandwidth,
-            };
+        for (part, image) in images {
             let progress = |at: u64| {
-                (self.note)(format!(
-                    "{} % fetched",
-                    (before + at).saturating_mul(100) / total.max(1)
-                ))
+                let percent = (before + at).saturating_mul(100) / total.max(1);
+                (self.note)(format!("{percent} % of the release are here"));
             };
-            fetch::file(&self.effects, wanted, &progress).await?;
-            if part != Part::Manifest {
-                before += size;
-            }
+            fetch.image(part, image, &progress).await?;
+            before += image.size;
         }
         Ok(())
+    }
+
+    /// Fetches the manifest whose signatures were checked, and reads it back.
+    async fn manifest(&self, fetch: &Fetch<'_, E>, facts: &Facts) -> Result<Manifest, Cause> {
+        const TRIES: u32 = 3;
+        let part = Part::Manifest;
+        for _ in 0..TRIES {
+            fetch.manifest(facts.manifest_size).await?;
+            let bytes = self.effects.manifest(&facts.version);
+            let bytes = bytes.map_err(|error| fetch::disk("read", part, &error))?;
+            let envelope = Envelope::parse(&bytes, manifest::PAYLOAD_TYPE).ok();
+            let same = envelope.filter(|envelope| Digest::of(&envelope.payload) == facts.digest);
+            if let Some(manifest) = same.and_then(|it| Manifest::from_payload(&it.payload).ok()) {
+                return Ok(manifest);
+            }
+            let discarded = self.effects.discard(&facts.version, part);
+            discarded.map_err(|error| fetch::disk("discard", part, &error))?;
+        }
+        let reason = "the server has another manifest now than when it was checked";
+        Err(Cause::passing(FailureKind::Fetch, reason))
     }
 
     /// What is left of another release with this name is of no use.
@@ -296,8 +310,8 @@ impl<E: Effects> Doer<E> {
                     .is_ok_and(|envelope| Digest::of(&envelope.payload) == facts.digest);
                 return Ok((!same).then(|| "it is another manifest".to_owned()));
             }
-            Part::Kernel => &facts.kernel,
-            Part::Root => &facts.root,
+            Part::Kernel | Part::KernelPatch => &facts.kernel,
+            Part::Root | Part::RootPatch => &facts.root,
         };
         let (size, digest) = self.effects.digest(&facts.version, part).await?;
         Ok((size != image.size || digest != image.sha256).then(|| {
@@ -363,14 +377,6 @@ impl<E: Effects> Doer<E> {
             tracing::warn!(%error, "an unfinished download is still there");
         }
     }
-}
-
-fn parts(facts: &Facts) -> [(Part, u64); 3] {
-    [
-        (Part::Manifest, facts.manifest_size),
-        (Part::Kernel, facts.kernel.size),
-        (Part::Root, facts.root.size),
-    ]
 }
 
 fn read(trust: &TrustRoot, bytes: &[u8]) -> Result<(Envelope, Manifest), String> {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,11 +22,17 @@ pub enum Part {
     Kernel,
     /// The root image.
     Root,
+    /// What makes the kernel container from an older one; only while it is fetched.
+    KernelPatch,
+    /// The same for the root image.
+    RootPatch,
 }
 
 impl Part {
-    /// All, in the order in which they are fetched.
+    /// Those that a release is made of, in the order in which they are fetched.
     pub const ALL: [Self; 3] = [Self::Manifest, Self::Kernel, Self::Root];
+    /// The others.
+    pub const PATCHES: [Self; 2] = [Self::KernelPatch, Self::RootPatch];
 
     /// The file's name.
     pub fn name(self) -> &'static str {
@@ -33,6 +40,8 @@ impl Part {
             Self::Manifest => cairn_release::name::MANIFEST,
             Self::Kernel => cairn_release::name::KERNEL,
             Self::Root => cairn_release::name::ROOT,
+            Self::KernelPatch => "kernel.squashfs.patch",
+            Self::RootPatch => "root.erofs.patch",
         }
     }
 }
@@ -42,6 +51,8 @@ impl Part {
 pub struct Answer<B> {
     /// Where its bytes begin in the file.
     pub start: u64,
+    /// How many bytes the file has, if the server said.
+    pub total: Option<u64>,
     /// Its bytes.
     pub body: B,
 }
@@ -61,6 +72,9 @@ pub enum GetError {
     /// The file ends before the asked place.
     #[error("{0}")]
     BeyondEnd(String),
+    /// What came isn't what the signed manifest names.
+    #[error("{0}")]
+    Wrong(String),
     /// The network, the server, or a proxy; it may pass.
     #[error("{reason}")]
     Passing {
@@ -118,11 +132,12 @@ pub trait Effects: Send + Sync + 'static {
     /// The id that the control plane knows this node by.
     fn device(&self) -> String;
 
-    /// Gets a file from its byte `from` on. A server that ignores that begins at 0, and the answer says so.
+    /// Gets these bytes of a file, all from the first on if the last is `u64::MAX`. A server that ignores that begins
+    /// at 0, and the answer says so; it may also go on beyond the end.
     fn get(
         &self,
         url: &str,
-        from: u64,
+        range: Range<u64>,
     ) -> impl Future<Output = Result<Answer<Self::Body>, GetError>> + Send;
 
     /// The trust roots, the built-in one first, the others by number as long as they have no gap.
@@ -145,6 +160,8 @@ pub trait Effects: Send + Sync + 'static {
     fn fetched(&self, version: &Version, part: Part) -> io::Result<u64>;
     /// Takes the room for a file of `size` bytes, and cuts what is longer.
     fn reserve(&self, version: &Version, part: Part, size: u64) -> io::Result<()>;
+    /// Reads bytes of a file of an installed release, or of one that is being fetched; fewer at its end.
+    fn read(&self, version: &Version, part: Part, range: Range<u64>) -> io::Result<Vec<u8>>;
     /// Writes bytes at their place.
     fn write(&self, version: &Version, part: Part, at: u64, bytes: &[u8]) -> io::Result<()>;
     /// Throws away what is there of a file.

@@ -2,6 +2,7 @@
 
 mod cuts;
 mod damage;
+mod fetch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex};
@@ -245,58 +246,6 @@ fn a_control_plane_that_is_gone_counts_as_the_profile_says() {
         node.obeys(&order("o1", "2.0", 2));
         assert_eq!(node.failure("o1"), expected);
     }
-}
-
-#[test]
-fn a_download_goes_on_where_it_broke_off() {
-    let node = Node::new();
-    let whole: u64 = node
-        .world()
-        .store
-        .values()
-        .map(|bytes| bytes.len() as u64)
-        .sum();
-    let manifest = node
-        .world()
-        .store
-        .iter()
-        .find(|(url, _)| url.ends_with("manifest.dsse.json"))
-        .unwrap()
-        .1
-        .len() as u64;
-    // Killed in the middle of the root image.
-    let killed_at = {
-        let node = Node::new();
-        node.obeys(&order("o1", "2.0", 2));
-        let log = node.world().log.clone();
-        let root = log
-            .iter()
-            .position(|line| line.contains("root.erofs"))
-            .unwrap();
-        log[root..]
-            .iter()
-            .find(|line| line.ends_with("write"))
-            .unwrap()
-            .split(' ')
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap()
-    };
-    node.world().fault = Some(Fault::After(killed_at, End::Killed));
-    node.obeys(&order("o1", "2.0", 2));
-    assert_eq!(node.failure("o1"), None);
-    let world = node.world();
-    assert!(
-        world
-            .asked
-            .iter()
-            .any(|(url, from)| url.ends_with("root.erofs") && *from == 4096),
-        "{:?}",
-        world.asked
-    );
-    // The manifest is looked at once more before the plan.
-    assert_eq!(world.traffic, whole + manifest);
 }
 
 #[test]

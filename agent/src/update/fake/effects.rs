@@ -1,6 +1,7 @@
 //! The world's effects for one agent, each of which can be cut or fail.
 
 use std::io;
+use std::ops::Range;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -177,9 +178,11 @@ impl Effects for Fake {
         "node-1".into()
     }
 
-    async fn get(&self, url: &str, from: u64) -> Result<Answer<FakeBody>, GetError> {
+    async fn get(&self, url: &str, range: Range<u64>) -> Result<Answer<FakeBody>, GetError> {
+        let from = range.start;
         let fault = match self.begins(&format!("get {url} from {from}"), true) {
             Now::Fails(Trouble::Net(net)) => Some(net),
+            _ if self.world().no_ranges => Some(Net::RangeIgnored),
             _ => None,
         };
         self.world().asked.push((url.to_owned(), from));
@@ -195,19 +198,18 @@ impl Effects for Fake {
             .get(url)
             .cloned()
             .ok_or_else(|| GetError::Refused("404".into()))?;
-        let start = match fault {
-            Some(Net::WrongRange) => from + 1,
-            Some(Net::RangeIgnored) => 0,
-            _ => from,
+        let total = whole.len() as u64;
+        let (start, end) = match fault {
+            Some(Net::WrongRange) => (from + 1, total),
+            Some(Net::RangeIgnored) => (0, total),
+            _ => (from, range.end.min(total)),
         };
-        let mut rest = whole
-            .get(usize::try_from(start).unwrap()..)
-            .unwrap_or_default()
-            .to_vec();
-        self.world().flip(url, &mut rest);
+        let (start_at, end) = (start as usize, end as usize);
+        let rest = whole.get(start_at..end).unwrap_or_default().to_vec();
         self.ends(false);
         Ok(Answer {
             start,
+            total: Some(total),
             body: FakeBody {
                 fake: self.clone(),
                 rest,
@@ -314,6 +316,26 @@ impl Effects for Fake {
         })
     }
 
+    fn read(&self, version: &Version, part: Part, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let (start, end) = (range.start as usize, range.end as usize);
+        self.disk("read", |world, torn| {
+            let partial = world.partial.get(version);
+            let files = partial.or_else(|| world.installed.get(version));
+            let file = files.and_then(|files| files.get(&part));
+            let file = file.ok_or(io::ErrorKind::NotFound)?;
+            let end = end.min(file.len());
+            let mut bytes = file.get(start..end).unwrap_or_default().to_vec();
+            if let Some((weak, at)) = world.weak
+                && (partial.is_none(), weak) == (true, part)
+                && let Some(byte) = at.checked_sub(start).and_then(|at| bytes.get_mut(at))
+            {
+                *byte ^= 1;
+            }
+            bytes.truncate(bytes.len() / if torn { 2 } else { 1 });
+            Ok(bytes)
+        })
+    }
+
     fn write(&self, version: &Version, part: Part, at: u64, bytes: &[u8]) -> io::Result<()> {
         self.disk("write", |world, torn| {
             let file = world
@@ -357,6 +379,7 @@ impl Effects for Fake {
         };
         let short = fault == Some(Fault::Fails(next, Trouble::Short));
         let result = self.disk("digest", |world, _| {
+            world.rot(version, part);
             let files = world
                 .partial
                 .get(version)

@@ -6,9 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_boot_state::transition::Event;
 use cairn_boot_state::{BootState, Slot, Tries, candidates, pick};
+use cairn_delta::make::make;
+use cairn_release::manifest::Image;
 use cairn_release::trust::Role;
+use cairn_release::verity::{Builder, Salt};
 use cairn_release::{
-    Digest, Envelope, Manifest, SecretKey, Sequence, TrustRoot, Version, manifest,
+    BLOCK, Digest, Envelope, Manifest, SecretKey, Sequence, TrustRoot, Version, manifest,
 };
 use cairn_wire::{ReleaseOrder, UpdateReport, UpdateState, When};
 
@@ -111,8 +114,12 @@ pub struct World {
     pub log: Vec<String>,
     /// How often each file was asked for.
     pub asked: Vec<(String, u64)>,
-    /// So many more answers for this file have a flipped bit.
-    pub flips: BTreeMap<Part, u32>,
+    /// So many more times the disk has lost a bit of this file when it is read back.
+    pub rots: BTreeMap<Part, u32>,
+    /// The agent reads another byte here, in a file of an installed release.
+    pub weak: Option<(Part, usize)>,
+    /// The store knows no ranges.
+    pub no_ranges: bool,
     /// Bytes that came over the network.
     pub traffic: u64,
 }
@@ -148,22 +155,41 @@ pub fn trust_root(number: u64, release: &SecretKey) -> Vec<u8> {
     envelope.to_json()
 }
 
+/// An image of [`BLOCKS`] blocks and its tree: two that all releases have, one of them twice, and two of its own.
+fn image(what: &str, name: &str) -> (Image, Vec<u8>) {
+    let mut tree = Builder::new(Salt::default());
+    let mut bytes = Vec::new();
+    for text in [
+        format!("{what} of all "),
+        format!("{what} of {name} "),
+        format!("more {what} of all "),
+        format!("{what} of all "),
+        format!("more {what} of {name} "),
+    ] {
+        let block: Vec<u8> = text.bytes().cycle().take(BLOCK).collect();
+        tree.push(&block);
+        bytes.extend(block);
+    }
+    let (tree, verity) = tree.finish();
+    bytes.extend(tree);
+    let image = Image {
+        size: bytes.len() as u64,
+        sha256: Digest::of(&bytes),
+        index: Digest::of(b"index"),
+        verity,
+    };
+    (image, bytes)
+}
+
 /// A release's files, signed by `key`.
 pub fn release(name: &str, sequence: u64, key: &SecretKey) -> (Manifest, Files) {
     let mut manifest = manifest::example::manifest(&version(name), sequence);
     manifest.created =
         cairn_release::Timestamp::from_unix(1_000_000 + i64::try_from(sequence).unwrap()).unwrap();
-    let content = |what: &str, size: u64| {
-        let text = format!("{what} of {name} ");
-        text.bytes()
-            .cycle()
-            .take(usize::try_from(size).unwrap())
-            .collect::<Vec<u8>>()
-    };
-    let kernel = content("kernel", manifest.kernel.image.size);
-    let root = content("root", manifest.root.size);
-    manifest.kernel.image.sha256 = Digest::of(&kernel);
-    manifest.root.sha256 = Digest::of(&root);
+    let (kernel_image, kernel) = image("kernel", name);
+    let (root_image, root) = image("root", name);
+    manifest.kernel.image = kernel_image;
+    manifest.root = root_image;
     let mut envelope = manifest.to_envelope();
     envelope.sign(key);
     (
@@ -222,7 +248,9 @@ impl World {
             calls: 0,
             log: Vec::new(),
             asked: Vec::new(),
-            flips: BTreeMap::new(),
+            rots: BTreeMap::new(),
+            weak: None,
+            no_ranges: false,
             traffic: 0,
         };
         world.publish("2.0", 2, Behaviour::Works);
@@ -238,13 +266,30 @@ impl World {
         self.behaviour.insert(version(name), behaviour);
     }
 
-    /// What the way here makes of an answer.
-    fn flip(&mut self, url: &str, bytes: &mut [u8]) {
-        let left = self
-            .flips
-            .iter_mut()
-            .find(|(part, left)| url.ends_with(part.name()) && **left > 0);
-        if let (Some((_, left)), Some(byte)) = (left, bytes.last_mut()) {
+    /// Puts patches to a release into the store, from those that are installed.
+    pub fn publish_patches(&mut self, name: &str) {
+        for part in [Part::Kernel, Part::Root] {
+            let new = &self.store[&format!("/releases/stable/{name}/{}", part.name())];
+            let patches: Vec<_> = self
+                .installed
+                .values()
+                .map(|files| {
+                    let old = &files[&part];
+                    let patch = make(old, new, new.len() - BLOCK, |_, _| {}).unwrap();
+                    let from = cairn_release::name::patch(&Digest::of(old));
+                    (format!("/releases/stable/{name}/patches/{from}"), patch)
+                })
+                .collect();
+            self.store.extend(patches);
+        }
+    }
+
+    /// What the disk makes of a file.
+    fn rot(&mut self, version: &Version, part: Part) {
+        let left = self.rots.get_mut(&part).filter(|left| **left > 0);
+        let file = self.partial.get_mut(version);
+        let file = file.and_then(|files| files.get_mut(&part));
+        if let (Some(left), Some(byte)) = (left, file.and_then(|file| file.last_mut())) {
             *left -= 1;
             *byte ^= 1;
         }

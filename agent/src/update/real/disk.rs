@@ -6,7 +6,8 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::ops::Range;
 use std::os::unix::fs::{
     DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
@@ -88,10 +89,11 @@ impl Releases {
         if let Some(version) = coming {
             let taken = |part: Part| {
                 let about = fs::metadata(self.partial(version).join(part.name())).ok()?;
-                // Room that was taken for the rest counts, too.
-                Some(about.len().max(about.blocks().saturating_mul(512)))
+                // Room that was taken for the rest counts, too; a hole doesn't.
+                Some(about.blocks().saturating_mul(512))
             };
-            survey.fetched = Part::ALL.into_iter().filter_map(taken).sum();
+            let parts = Part::ALL.into_iter().chain(Part::PATCHES);
+            survey.fetched = parts.filter_map(taken).sum();
         }
         Ok(survey)
     }
@@ -217,6 +219,19 @@ impl Releases {
             result => result?,
         }
         files::sync_folder(&folder)
+    }
+
+    /// See [`crate::update::effects::Effects::read`].
+    ///
+    /// # Errors
+    /// If it can't be read.
+    pub fn read(&self, version: &Version, part: Part, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let mut file = File::open(self.found(version, part))?;
+        file.seek(SeekFrom::Start(range.start))?;
+        let mut bytes = Vec::new();
+        file.take(range.end.saturating_sub(range.start))
+            .read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// See [`crate::update::effects::Effects::write`].

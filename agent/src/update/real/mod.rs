@@ -8,6 +8,7 @@ mod host;
 mod origin;
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use std::time::Duration;
@@ -165,8 +166,8 @@ impl Effects for Real {
             .unwrap_or_default()
     }
 
-    async fn get(&self, url: &str, from: u64) -> Result<Answer<Self::Body>, GetError> {
-        origin::get(&self.http, url, from).await
+    async fn get(&self, url: &str, range: Range<u64>) -> Result<Answer<Self::Body>, GetError> {
+        origin::get(&self.http, url, range).await
     }
 
     fn trust_roots(&self) -> io::Result<Vec<Vec<u8>>> {
@@ -213,6 +214,10 @@ impl Effects for Real {
 
     fn reserve(&self, version: &Version, part: Part, size: u64) -> io::Result<()> {
         self.releases.reserve(version, part, size)
+    }
+
+    fn read(&self, version: &Version, part: Part, range: Range<u64>) -> io::Result<Vec<u8>> {
+        self.releases.read(version, part, range)
     }
 
     fn write(&self, version: &Version, part: Part, at: u64, bytes: &[u8]) -> io::Result<()> {

@@ -1,5 +1,7 @@
 //! Files of the release store, over the link's HTTP.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::link::{Http, HttpResponse, LinkError};
@@ -19,12 +21,12 @@ impl Body for Download {
 ///
 /// # Errors
 /// If no answer comes that can be used.
-pub async fn get(http: &Http, url: &str, from: u64) -> Result<Answer<Download>, GetError> {
-    let range = (from > 0).then_some(from..u64::MAX);
+pub async fn get(http: &Http, url: &str, range: Range<u64>) -> Result<Answer<Download>, GetError> {
+    let range = (range != (0..u64::MAX)).then_some(range);
     let response = http.get(url, range, &[]).await.map_err(error)?;
-    let start = match response.status {
-        200 => 0,
-        206 => start(response.content_range.as_deref()).ok_or_else(|| {
+    let (start, total) = match response.status {
+        200 => (0, response.content_length),
+        206 => part(response.content_range.as_deref()).ok_or_else(|| {
             GetError::passing(format!("{url}: a part without a usable Content-Range"))
         })?,
         other => {
@@ -35,17 +37,19 @@ pub async fn get(http: &Http, url: &str, from: u64) -> Result<Answer<Download>, 
     };
     Ok(Answer {
         start,
+        total,
         body: Download(response),
     })
 }
 
-/// `bytes 5-9/10` begins at 5.
-fn start(content_range: Option<&str>) -> Option<u64> {
-    let (start, _) = content_range?
+/// `bytes 5-9/10` begins at 5, and the file has 10; a `*` says that it isn't known how many.
+fn part(content_range: Option<&str>) -> Option<(u64, Option<u64>)> {
+    let (start, rest) = content_range?
         .trim()
         .strip_prefix("bytes ")?
         .split_once('-')?;
-    start.trim().parse().ok()
+    let total = rest.split_once('/').map(|(_, total)| total.trim().parse());
+    Some((start.trim().parse().ok()?, total.and_then(Result::ok)))
 }
 
 fn error(error: LinkError) -> GetError {
@@ -82,15 +86,15 @@ mod tests {
 
     #[test]
     fn where_a_part_begins() {
-        assert_eq!(start(Some("bytes 5-9/10")), Some(5));
-        assert_eq!(start(Some("bytes 0-0/*")), Some(0));
+        assert_eq!(part(Some("bytes 5-9/10")), Some((5, Some(10))));
+        assert_eq!(part(Some("bytes 0-0/*")), Some((0, None)));
         for nonsense in [
             None,
             Some("bytes */10"),
             Some("5-9/10"),
             Some("bytes -5/10"),
         ] {
-            assert_eq!(start(nonsense), None, "{nonsense:?}");
+            assert_eq!(part(nonsense), None, "{nonsense:?}");
         }
     }
 }

@@ -1,0 +1,137 @@
+//! How often, and how fast: tries of one file, and the rate.
+
+use std::time::Duration;
+
+use cairn_update::Cause;
+use cairn_wire::report::FailureKind;
+
+use crate::update::effects::{Effects, GetError};
+
+/// How often in a row nothing may come.
+const ATTEMPTS: u32 = 20;
+/// How often in a row a file may be refused, or be another than it should: a server may be in the middle of something.
+const REFUSALS: u32 = 3;
+/// The first wait, which doubles.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// The longest wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Tries of one file.
+#[derive(Debug, Default)]
+pub struct Patience {
+    failures: u32,
+    refusals: u32,
+}
+
+impl Patience {
+    /// Waits after `error`.
+    ///
+    /// # Errors
+    /// With `error`, if patience has ended.
+    pub async fn wait<E: Effects>(
+        &mut self,
+        effects: &E,
+        url: &str,
+        error: GetError,
+    ) -> Result<(), Cause> {
+        let wait = spread(self.after(url, error)?);
+        effects.sleep(wait).await;
+        Ok(())
+    }
+
+    /// How long to wait after `error`, or why to give up.
+    fn after(&mut self, url: &str, error: GetError) -> Result<Duration, Cause> {
+        self.failures += 1;
+        let refused = matches!(error, GetError::Refused(_));
+        self.refusals += u32::from(refused || matches!(error, GetError::Wrong(_)));
+        if self.failures >= ATTEMPTS || self.refusals >= REFUSALS {
+            let reason = format!("cannot fetch {url}: {error}");
+            return Err(Cause {
+                kind: FailureKind::Fetch,
+                reason,
+                retry: !refused,
+            });
+        }
+        let doubled = FIRST_WAIT.saturating_mul(1 << self.failures.min(16).saturating_sub(1));
+        let asked = match error {
+            GetError::Passing { after, .. } => after.unwrap_or_default(),
+            _ => Duration::ZERO,
+        };
+        Ok(doubled.min(LONGEST_WAIT).max(asked.min(LONGEST_WAIT * 10)))
+    }
+
+    /// Something came.
+    pub fn progress(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// Up to a quarter longer, so that nodes that lost a server together don't come back together.
+fn spread(wait: Duration) -> Duration {
+    wait.mul_f64(1.0 + rand::random::<f64>() / 4.0)
+}
+
+/// Keeps to a number of bytes per second since the request began.
+#[derive(Debug)]
+pub struct Pace {
+    bandwidth: Option<u64>,
+    since_ms: u64,
+    bytes: u64,
+}
+
+impl Pace {
+    /// Begins; `None` for no limit.
+    pub fn new(bandwidth: Option<u64>, now_ms: u64) -> Self {
+        Self {
+            bandwidth,
+            since_ms: now_ms,
+            bytes: 0,
+        }
+    }
+
+    /// `bytes` came: how long to wait before more is read.
+    pub fn after(&mut self, bytes: u64, now_ms: u64) -> Option<Duration> {
+        let bandwidth = self.bandwidth.filter(|bandwidth| *bandwidth > 0)?;
+        self.bytes = self.bytes.saturating_add(bytes);
+        let due_ms = self.bytes.saturating_mul(1000) / bandwidth;
+        let early = due_ms.saturating_sub(now_ms.saturating_sub(self.since_ms));
+        // A line that stood still is no credit for a burst.
+        if early == 0 {
+            (self.since_ms, self.bytes) = (now_ms, 0);
+        }
+        (early >= 5).then(|| Duration::from_millis(early.min(10_000)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_grows_and_ends() {
+        let mut patience = Patience::default();
+        let passing = || GetError::passing("503");
+        let waits: Vec<u64> = (0..8)
+            .map(|_| patience.after("u", passing()).unwrap().as_secs())
+            .collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        let cause = (0..ATTEMPTS)
+            .find_map(|_| patience.after("u", passing()).err())
+            .unwrap();
+        assert!(cause.retry);
+        let mut patience = Patience::default();
+        let refused = || GetError::Refused("404".into());
+        assert!(patience.after("u", refused()).is_ok() && patience.after("u", refused()).is_ok());
+        assert!(!patience.after("u", refused()).unwrap_err().retry);
+    }
+
+    #[test]
+    fn the_pace_is_kept_without_bursts() {
+        let mut pace = Pace::new(Some(1000), 0);
+        assert_eq!(pace.after(500, 0), Some(Duration::from_millis(500)));
+        assert_eq!(pace.after(500, 500), Some(Duration::from_millis(500)));
+        assert_eq!(pace.after(10, 60_000), None);
+        assert_eq!(pace.after(1000, 60_000), Some(Duration::from_millis(1000)));
+        assert_eq!(Pace::new(None, 0).after(1 << 40, 0), None);
+    }
+}
