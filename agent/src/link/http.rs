@@ -278,7 +278,8 @@ impl Http {
             .connect_timeout(CONNECT)
             .read_timeout(READ)
             .pool_idle_timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(1)
+            // As many as an update fetches blocks with.
+            .pool_max_idle_per_host(4)
             .redirect(reqwest::redirect::Policy::limited(3))
             .user_agent(concat!("cairn-agent/", env!("CARGO_PKG_VERSION")))
             .build()

@@ -3,6 +3,7 @@
 mod cuts;
 mod damage;
 mod fetch;
+mod resume;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex};

@@ -16,7 +16,7 @@ use futures_util::{TryStreamExt as _, stream};
 
 use super::old::{Old, pieces};
 use super::patience::Patience;
-use super::{Fetch, SYNC_EVERY, Stop};
+use super::{Fetch, SYNC_EVERY};
 use crate::update::effects::{Answer, Body, Effects, GetError, Part};
 
 /// Requests at once: while one waits for its answer, others come.
@@ -28,18 +28,19 @@ const TREE_LIMIT: u64 = 32 << 20;
 enum Ended {
     /// The server knows no ranges.
     NoRanges,
-    Stop(Stop),
+    Disk(Cause),
+    Network(GetError),
 }
 
-impl From<Stop> for Ended {
-    fn from(stop: Stop) -> Self {
-        Self::Stop(stop)
+impl From<GetError> for Ended {
+    fn from(error: GetError) -> Self {
+        Self::Network(error)
     }
 }
 
 impl From<Cause> for Ended {
     fn from(cause: Cause) -> Self {
-        Self::Stop(Stop::Disk(cause))
+        Self::Disk(cause)
     }
 }
 
@@ -114,9 +115,7 @@ impl<E: Effects> Fetch<'_, E> {
         part: Part,
         image: &Image,
     ) -> Result<Option<BlockIndex>, Cause> {
-        let there = self.effects.fetched(self.version, part);
-        let there = there.map_err(|error| super::disk("read", part, &error))?;
-        if there != image.size || image.verity.tree_size() > TREE_LIMIT {
+        if self.length(part)? != image.size || image.verity.tree_size() > TREE_LIMIT {
             return Ok(None);
         }
         let tree = self.read(part, image.verity.hash_offset..image.size)?;
@@ -135,52 +134,64 @@ impl<E: Effects> Fetch<'_, E> {
         if image.verity.tree_size() > TREE_LIMIT {
             return Ok(None);
         }
-        let url = self.file(part);
+        let (url, start) = (self.file(part), image.verity.hash_offset);
         let mut patience = Patience::default();
-        let tree = loop {
-            match self.tree(&url, image).await {
-                Ok(tree) => break tree,
-                Err(Ended::NoRanges) => return Ok(None),
-                Err(Ended::Stop(Stop::Disk(cause))) => return Err(cause),
-                Err(Ended::Stop(Stop::Network(error))) => {
-                    patience.wait(self.effects, &url, error).await?;
+        loop {
+            let before = self.length(part)?;
+            let error = match self.rest_of_tree(part, &url, image).await {
+                Ok(()) => {
+                    let tree = self.read(part, start..image.size)?;
+                    if let Some(index) = image.verity.index(&tree) {
+                        // It says what of the rest is whole.
+                        self.sync(part).await?;
+                        return Ok(Some(index));
+                    }
+                    self.discard(part)?;
+                    self.reserve(part, image.size)?;
+                    GetError::Wrong(wrong("its verity tree is not the one"))
                 }
+                Err(Ended::NoRanges) => return Ok(None),
+                Err(Ended::Disk(cause)) => return Err(cause),
+                Err(Ended::Network(error)) => error,
+            };
+            if self.length(part)? > before {
+                patience.progress();
             }
-        };
-        let index = image.verity.index(&tree);
-        self.write(part, image.verity.hash_offset, &tree)?;
-        // It says what of the rest is whole.
-        self.sync(part).await?;
-        Ok(index)
+            patience.wait(self.effects, &url, error).await?;
+        }
     }
 
-    async fn tree(&self, url: &str, image: &Image) -> Result<Vec<u8>, Ended> {
-        let range = image.verity.hash_offset..image.size;
-        let mut tree = Vec::new();
-        let mut body = self.range(url, range.start, range.end).await?;
-        while (tree.len() as u64) < range.end - range.start {
-            let chunk = body.chunk().await.map_err(Stop::Network)?;
-            let bytes = chunk.ok_or_else(|| ended(range.start + tree.len() as u64))?;
-            let room = image.verity.tree_size() - tree.len() as u64;
-            let room = usize::try_from(room).unwrap_or(usize::MAX);
-            tree.extend_from_slice(&bytes[..room.min(bytes.len())]);
+    fn length(&self, part: Part) -> Result<u64, Cause> {
+        let length = self.effects.fetched(self.version, part);
+        length.map_err(|error| super::disk("read", part, &error))
+    }
+
+    /// The tree's bytes are written one after the other, so that the file's length tells how many there are.
+    async fn rest_of_tree(&self, part: Part, url: &str, image: &Image) -> Result<(), Ended> {
+        let mut at = self.length(part)?.max(image.verity.hash_offset);
+        if at >= image.size {
+            return Ok(());
+        }
+        let mut body = self.range(url, at, image.size).await?;
+        while at < image.size {
+            let bytes = body.chunk().await?.ok_or_else(|| ended(at))?;
+            let room = usize::try_from(image.size - at).unwrap_or(usize::MAX);
+            let taken = &bytes[..room.min(bytes.len())];
+            self.write(part, at, taken)?;
+            at += taken.len() as u64;
             self.keep_pace(bytes.len() as u64).await;
         }
-        match image.verity.index(&tree) {
-            Some(_) => Ok(tree),
-            None => Err(wrong("its verity tree is not the one").into()),
-        }
+        Ok(())
     }
 
     async fn range(&self, url: &str, from: u64, to: u64) -> Result<E::Body, Ended> {
-        let answer = self.effects.get(url, from..to).await;
-        let Answer { start, body, .. } = answer.map_err(Stop::Network)?;
+        let Answer { start, body, .. } = self.effects.get(url, from..to).await?;
         match start {
             start if start == from => Ok(body),
             0 => Err(Ended::NoRanges),
             _ => {
                 let reason = format!("asked from byte {from}, got from byte {start}");
-                Err(Stop::Network(GetError::passing(reason)).into())
+                Err(GetError::passing(reason).into())
             }
         }
     }
@@ -368,8 +379,8 @@ impl<E: Effects> Fetch<'_, E> {
             match ended {
                 Ok(()) => {}
                 Err(Ended::NoRanges) => return Ok(false),
-                Err(Ended::Stop(Stop::Disk(cause))) => return Err(cause),
-                Err(Ended::Stop(Stop::Network(error))) => {
+                Err(Ended::Disk(cause)) => return Err(cause),
+                Err(Ended::Network(error)) => {
                     if work.state().count > before {
                         patience.progress();
                     }
@@ -386,22 +397,14 @@ impl<E: Effects> Fetch<'_, E> {
         let mut body = self.range(work.url, range.start, range.end).await?;
         let (mut block, mut came) = (run.at, Vec::new());
         while block < run.end() {
-            let chunk = body.chunk().await.map_err(Stop::Network)?;
-            let bytes = chunk.ok_or_else(|| {
-                ended(
-                    Run {
-                        at: block,
-                        count: 1,
-                    }
-                    .bytes()
-                    .start,
-                )
-            })?;
+            let place = u64::from(block) * BLOCK as u64 + came.len() as u64;
+            let bytes = body.chunk().await?.ok_or_else(|| ended(place))?;
             came.extend_from_slice(&bytes);
             let blocks = (block..run.end()).zip(came.chunks_exact(BLOCK));
             let whole = blocks.len();
             if let Some(wrong_one) = self.take(work, blocks)? {
-                return Err(wrong(&format!("block {wrong_one} is not the one")).into());
+                let what = format!("block {wrong_one} is not the one");
+                return Err(GetError::Wrong(wrong(&what)).into());
             }
             came.drain(..whole * BLOCK);
             block += u32::try_from(whole).unwrap_or(u32::MAX);
@@ -412,11 +415,10 @@ impl<E: Effects> Fetch<'_, E> {
     }
 }
 
-fn ended(at: u64) -> Stop {
-    Stop::Network(GetError::passing(format!("the answer ended at byte {at}")))
+fn ended(at: u64) -> GetError {
+    GetError::passing(format!("the answer ended at byte {at}"))
 }
 
-fn wrong(what: &str) -> Stop {
-    let what = format!("{what} that the release's manifest names; the server has another file");
-    Stop::Network(GetError::Wrong(what))
+fn wrong(what: &str) -> String {
+    format!("{what} that the release's manifest names; the server has another file")
 }
