@@ -35,7 +35,7 @@ pub struct Args {
 }
 
 /// An image is held in memory.
-const LIMIT: u64 = 16 << 30;
+pub const LIMIT: u64 = 16 << 30;
 
 /// What was made.
 #[derive(Debug, Serialize)]
@@ -99,7 +99,10 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
 }
 
 /// Reads an image that has to be the one that its manifest names.
-fn read(folder: &ReleaseFolder, image: &str, expected: &Image) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// If it can't be read, or is another one.
+pub fn read(folder: &ReleaseFolder, image: &str, expected: &Image) -> Result<Vec<u8>> {
     let bytes = folder.read_up_to(image, LIMIT)?;
     let got = Digest::of(&bytes);
     if got != expected.sha256 {
@@ -112,7 +115,11 @@ fn read(folder: &ReleaseFolder, image: &str, expected: &Image) -> Result<Vec<u8>
     Ok(bytes)
 }
 
-fn patch(
+/// Makes the patch from one image to another; `image` is what it is called.
+///
+/// # Errors
+/// If it can't be made, or doesn't give the image.
+pub fn patch(
     image: &str,
     old: &[u8],
     new: &[u8],
@@ -129,10 +136,27 @@ fn patch(
     })
     .map_err(|e| cannot().because(e))?;
     step.done();
-    let step = console.step(&format!("applying the patch of {image}"), None);
-    apply::image(old, index, &patch).map_err(|e| cannot().because(e))?;
-    step.done();
+    check(image, old, index, &patch, console).map_err(|e| cannot().because(e))?;
     Ok(patch)
+}
+
+/// Applies a patch to see that it gives the image with this index.
+///
+/// # Errors
+/// If it doesn't.
+pub fn check(
+    image: &str,
+    old: &[u8],
+    index: &BlockIndex,
+    patch: &[u8],
+    console: &Console,
+) -> Result<()> {
+    let what = format!("applying the patch of {image}");
+    let step = console.step(&what, None);
+    apply::image(old, index, patch)
+        .map_err(|e| Error::failed(format!("failed at {what}")).because(e))?;
+    step.done();
+    Ok(())
 }
 
 impl Made {

@@ -1,22 +1,19 @@
 //! `imgtool delta`.
 
 use crate::bench::Bench;
-use crate::release::Plan;
+use crate::release::{self, Plan};
 use cairn_delta::apply;
 use cairn_release::index::BlockIndex;
-use cairn_release::{BLOCK, Digest, name};
+use cairn_release::{Digest, name};
 use serde_json::Value;
 
 /// Two releases with the same kernel container; all of the root has moved by a byte.
 fn two(bench: &Bench) {
-    let root: Vec<u8> = (0..40 * BLOCK as u64)
-        .map(|at| (at.wrapping_mul(at).wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
     let mut plan = Plan::new("1.0", 1);
-    plan.root = root.clone();
+    plan.root = release::moved(0, 40);
     plan.write(bench, "old");
     let mut plan = Plan::new("1.1", 2);
-    plan.root = [&[7], &root[..root.len() - 1]].concat();
+    plan.root = release::moved(1, 40);
     plan.write(bench, "new");
 }
 

@@ -33,6 +33,16 @@ pub fn secret_pem(key_seed: u8) -> String {
     format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n")
 }
 
+/// The data of a root image: the same bytes, moved by one for each `step`, so that no
+/// block of one step is in another.
+pub fn moved(step: usize, blocks: usize) -> Vec<u8> {
+    let noise = (0..(blocks * BLOCK) as u64)
+        .map(|at| (at.wrapping_mul(at).wrapping_mul(2_654_435_761) >> 24) as u8);
+    let mut bytes: Vec<u8> = std::iter::repeat_n(7, step).chain(noise).collect();
+    bytes.truncate(blocks * BLOCK);
+    bytes
+}
+
 /// What goes into a release.
 pub struct Plan {
     pub version: &'static str,
