@@ -35,7 +35,7 @@ pub struct Args {
 }
 
 /// An image is held in memory.
-const LIMIT: u64 = 16 << 30;
+pub const LIMIT: u64 = 16 << 30;
 
 /// What was made.
 #[derive(Debug, Serialize)]
@@ -52,7 +52,7 @@ struct MadeImage {
     patch: Option<PathBuf>,
     /// Bytes of the patch.
     patch_bytes: u64,
-    /// Bytes of the blocks that the old image doesn't have.
+    /// Bytes that a node fetches without it: blocks that the old image doesn't have.
     block_bytes: u64,
     /// Bytes of the new image.
     image_bytes: u64,
@@ -84,8 +84,8 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
         };
         if old.sha256 != new.sha256 {
             let (old_bytes, new_bytes) = (read(&from, image, old)?, read(&to, image, new)?);
-            let index = BlockIndex::of(&new_bytes);
-            one.block_bytes = index.bytes_missing_from(&[&BlockIndex::of(&old_bytes)]);
+            let indices = (BlockIndex::of(&new_bytes), BlockIndex::of(&old_bytes));
+            one.block_bytes = block_bytes(&new.verity, &indices.0, &indices.1);
             let patch = patch(image, &old_bytes, &new_bytes, &new.verity, console)?;
             files::make_folder(&out)?;
             let path = out.join(name::patch(&old.sha256));
@@ -99,7 +99,10 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
 }
 
 /// Reads an image that has to be the one that its manifest names.
-fn read(folder: &ReleaseFolder, image: &str, expected: &Image) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// If it can't be read, or is another one.
+pub fn read(folder: &ReleaseFolder, image: &str, expected: &Image) -> Result<Vec<u8>> {
     let bytes = folder.read_up_to(image, LIMIT)?;
     let got = Digest::of(&bytes);
     if got != expected.sha256 {
@@ -112,7 +115,22 @@ fn read(folder: &ReleaseFolder, image: &str, expected: &Image) -> Result<Vec<u8>
     Ok(bytes)
 }
 
-fn patch(
+/// Bytes that a node fetches without a patch: the verity tree, and the data's blocks that
+/// the old image doesn't have.
+pub fn block_bytes(verity: &Verity, new: &BlockIndex, old: &BlockIndex) -> u64 {
+    let mut data = BlockIndex::default();
+    let blocks = usize::try_from(verity.data_blocks).unwrap_or(usize::MAX);
+    for digest in new.digests().take(blocks) {
+        data.push_digest(digest);
+    }
+    verity.tree_size() + data.bytes_missing_from(&[old])
+}
+
+/// Makes the patch from one image to another; `image` is what it is called.
+///
+/// # Errors
+/// If it can't be made, or doesn't give the image.
+pub fn patch(
     image: &str,
     old: &[u8],
     new: &[u8],
@@ -130,10 +148,27 @@ fn patch(
     })
     .map_err(|e| cannot().because(e))?;
     step.done();
-    let step = console.step(&format!("applying the patch of {image}"), None);
-    apply::image(old, &patch, verity).map_err(|e| cannot().because(e))?;
-    step.done();
+    check(image, old, verity, &patch, console).map_err(|e| cannot().because(e))?;
     Ok(patch)
+}
+
+/// Applies a patch to see that it gives the image that is opened so.
+///
+/// # Errors
+/// If it doesn't.
+pub fn check(
+    image: &str,
+    old: &[u8],
+    verity: &Verity,
+    patch: &[u8],
+    console: &Console,
+) -> Result<()> {
+    let what = format!("applying the patch of {image}");
+    let step = console.step(&what, None);
+    apply::image(old, patch, verity)
+        .map_err(|e| Error::failed(format!("failed at {what}")).because(e))?;
+    step.done();
+    Ok(())
 }
 
 impl Made {

@@ -6,7 +6,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::BTreeSet;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, Once};
+use std::time::Duration;
 
 struct State {
     signal: Option<i32>,
@@ -47,6 +49,32 @@ pub fn check() -> Result<()> {
     match lock().signal {
         Some(signal) => Err(Error::interrupted(signal)),
         None => Ok(()),
+    }
+}
+
+/// Does long work that doesn't ask for signals itself. If one comes the work is left
+/// behind, to end with the process.
+///
+/// # Errors
+/// The interruption, or what the work met.
+pub fn during<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let (tell, told) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        // Nobody hears it if a signal came.
+        let _ = tell.send(work());
+    });
+    loop {
+        check()?;
+        match told.recv_timeout(Duration::from_millis(100)) {
+            Ok(result) => return result,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                if let Err(panic) = thread.join() {
+                    std::panic::resume_unwind(panic);
+                }
+                return Err(Error::failed("a thread ended without a word"));
+            }
+        }
     }
 }
 

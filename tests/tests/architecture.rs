@@ -45,7 +45,12 @@ const CRATES: [(&str, &str, &[&str]); 12] = [
     (
         "control-plane",
         "cairn-control-plane",
-        &["cairn-release", "cairn-wire", "cairn-rollout"],
+        &[
+            "cairn-release",
+            "cairn-delta",
+            "cairn-wire",
+            "cairn-rollout",
+        ],
     ),
     (
         "imgtool",

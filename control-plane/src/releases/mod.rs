@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! DATA/releases/<channel>/<version>/…          the release's seven files
+//! DATA/releases/<channel>/<version>/patches/…  patches that lead to it, unsigned
 //! DATA/releases/<channel>/trust/<n>.dsse.json  the trust roots
 //! DATA/releases/<channel>/latest.dsse.json     a copy of the newest release's manifest
 //! DATA/releases/.uploads/<id>/…                what is still on its way
@@ -20,11 +21,13 @@
 //! | [`upload`] | releases that come in parts |
 //! | `receive` | their bytes, as they come |
 //! | [`publish`] | from a whole upload to a published release, and back |
+//! | [`patches`] | patches of published releases |
 //! | [`serve`] | release files over HTTP, with ranges |
 //! | [`rest`] | people's side |
 
 pub mod files;
 pub mod folder;
+pub mod patches;
 pub mod publish;
 pub mod range;
 mod receive;
@@ -60,6 +63,8 @@ struct Inner {
     published: RwLock<BTreeMap<(Version, Version), Arc<ReleaseInfo>>>,
     /// Uploads that are being written to.
     busy: Mutex<HashSet<String>>,
+    /// Digests of patches.
+    digests: patches::Digests,
     /// One change of what is published at a time.
     publishing: tokio::sync::Mutex<()>,
 }
@@ -100,6 +105,7 @@ impl Releases {
             folder: folder.clone(),
             published: RwLock::new(published),
             busy: Mutex::default(),
+            digests: patches::Digests::default(),
             publishing: tokio::sync::Mutex::default(),
         }));
         for channel in trust::channels(&folder).map_err(at)? {

@@ -47,37 +47,7 @@ impl Releases {
                 format!("{name} goes on at {received}, not at {offset}"),
             ));
         }
-        if body.size_hint().lower() > size - received.min(size) {
-            return Err(too_much(name, size));
-        }
-        let mut stream = body.into_data_stream();
-        let result = loop {
-            let chunk = match tokio::time::timeout(SILENCE, stream.next()).await {
-                Ok(None) => break Ok(()),
-                Ok(Some(Ok(chunk))) => chunk,
-                Ok(Some(Err(error))) => {
-                    break Err(ApiError::bad(
-                        "cut-off",
-                        format!("{name} was cut off: {error}"),
-                    ));
-                }
-                Err(_) => {
-                    let silent = format!("nothing more of {name} came for {} s", SILENCE.as_secs());
-                    break Err(ApiError::new(
-                        StatusCode::REQUEST_TIMEOUT,
-                        "too-slow",
-                        silent,
-                    ));
-                }
-            };
-            if received + chunk.len() as u64 > size {
-                break Err(too_much(name, size));
-            }
-            if let Err(error) = out.write_all(&chunk).await {
-                break Err(error.into());
-            }
-            received += chunk.len() as u64;
-        };
+        let result = append(&mut out, body, name, &mut received, size).await;
         // Also after an error: what is counted as here must be here.
         out.flush().await?;
         if result.as_ref().is_err_and(|error| error.code == "too-much") {
@@ -92,10 +62,52 @@ impl Releases {
     }
 }
 
+/// Writes a body behind the `received` bytes of a file, which may have `size` bytes at most.
+///
+/// # Errors
+/// If more comes, the sender is cut off or silent, or the disk takes no more. What was received is counted.
+pub(super) async fn append(
+    out: &mut tokio::fs::File,
+    body: Body,
+    name: &str,
+    received: &mut u64,
+    size: u64,
+) -> Result<(), ApiError> {
+    if body.size_hint().lower() > size.saturating_sub(*received) {
+        return Err(too_much(name, size));
+    }
+    let mut stream = body.into_data_stream();
+    loop {
+        let chunk = match tokio::time::timeout(SILENCE, stream.next()).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(Ok(chunk))) => chunk,
+            Ok(Some(Err(error))) => {
+                return Err(ApiError::bad(
+                    "cut-off",
+                    format!("{name} was cut off: {error}"),
+                ));
+            }
+            Err(_) => {
+                let silent = format!("nothing more of {name} came for {} s", SILENCE.as_secs());
+                return Err(ApiError::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "too-slow",
+                    silent,
+                ));
+            }
+        };
+        if *received + chunk.len() as u64 > size {
+            return Err(too_much(name, size));
+        }
+        out.write_all(&chunk).await?;
+        *received += chunk.len() as u64;
+    }
+}
+
 fn too_much(name: &str, size: u64) -> ApiError {
     ApiError::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         "too-much",
-        format!("{name} has {size} bytes, and more came"),
+        format!("{name} may have {size} bytes, and more came"),
     )
 }

@@ -11,8 +11,8 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::ReleaseInfo;
 use super::upload::{NewUpload, Progress, Upload};
+use super::{FileInfo, ReleaseInfo};
 use crate::app::App;
 use crate::people::{Need, scope_type};
 use crate::web::{ApiError, Body, Page, PageQuery, Path, Query};
@@ -76,6 +76,8 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(upload, give_up))
         .routes(routes!(put))
         .routes(routes!(commit))
+        .routes(routes!(patches))
+        .routes(routes!(put_patch))
         .routes(routes!(trust_roots))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
 }
@@ -248,15 +250,17 @@ async fn put(
 ) -> Response {
     match app.releases.put(&id, &file, offset, body).await {
         Ok(progress) => Json(progress).into_response(),
-        Err(error) => {
-            let mut response = error.into_response();
-            // What wasn't read of the body is in the way of another request.
-            response
-                .headers_mut()
-                .insert(header::CONNECTION, HeaderValue::from_static("close"));
-            response
-        }
+        Err(error) => cut(error),
     }
+}
+
+/// Refuses a body that may not have been read: what is left of it is in the way of another request.
+fn cut(error: ApiError) -> Response {
+    let mut response = error.into_response();
+    response
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// Checks a whole upload and publishes it.
@@ -269,6 +273,44 @@ async fn commit(
 ) -> Result<Json<Published>, ApiError> {
     let release = app.releases.commit(&id, &caller.who()).await?;
     Ok(Json(published(&app, &release).await?))
+}
+
+/// Patches that lead to a release, by which a node that has the image they start from fetches less.
+#[utoipa::path(get, path = "/v1/releases/{channel}/{version}/patches", tag = "releases",
+    params(("channel" = String, Path), ("version" = String, Path)),
+    security(("token" = ["releases:read"])), responses((status = 200, body = Page<FileInfo>)))]
+async fn patches(
+    _: Need<scope_type::ReleasesRead>,
+    State(app): State<App>,
+    Path((channel, version)): Path<(Version, Version)>,
+) -> Result<Json<Page<FileInfo>>, ApiError> {
+    let list = tokio::task::spawn_blocking(move || app.releases.patches(&channel, &version))
+        .await
+        .map_err(ApiError::internal)??;
+    Ok(Json(Page::new(list, None)))
+}
+
+/// Sends a patch that leads to a published release, whole; it takes the place of one with the same name.
+#[utoipa::path(put, path = "/v1/releases/{channel}/{version}/patches/{file}", tag = "releases",
+    params(("channel" = String, Path), ("version" = String, Path),
+        ("file" = String, Path, description = "SHA-256 of the image that it starts from, and `.patch`")),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    security(("token" = ["releases:write"])), responses((status = 200, body = FileInfo)))]
+async fn put_patch(
+    caller: Need<scope_type::ReleasesWrite>,
+    State(app): State<App>,
+    Path((channel, version, file)): Path<(Version, Version, String)>,
+    body: Stream,
+) -> Response {
+    let who = caller.who();
+    match app
+        .releases
+        .put_patch(&channel, &version, &file, body, &who)
+        .await
+    {
+        Ok(kept) => Json(kept).into_response(),
+        Err(error) => cut(error),
+    }
 }
 
 /// The trust roots that uploads are checked against, the oldest first.

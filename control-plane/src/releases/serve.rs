@@ -2,6 +2,7 @@
 //!
 //! Whoever holds a device's certificate may fetch any release; people and pipelines need the scope `releases:read`.
 
+use std::fs::File;
 use std::io::{self, SeekFrom};
 use std::path::PathBuf;
 
@@ -12,7 +13,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use cairn_release::{Digest, Version};
+use cairn_release::{Digest, Version, name};
 use futures_util::stream;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
@@ -33,6 +34,7 @@ pub fn router() -> Router<App> {
         .route("/releases/{channel}/latest.dsse.json", get(latest))
         .route("/releases/{channel}/trust/{file}", get(trust_root))
         .route("/releases/{channel}/{version}/{file}", get(release_file))
+        .route("/releases/{channel}/{version}/patches/{file}", get(patch))
 }
 
 /// Somebody who may fetch releases.
@@ -53,6 +55,14 @@ impl FromRequestParts<App> for Reader {
 
 fn version(text: &str) -> Result<Version, ApiError> {
     text.parse().map_err(|_| nothing())
+}
+
+/// What isn't there, or was removed this very moment, is answered as such.
+fn found<T>(opened: io::Result<T>) -> Result<T, ApiError> {
+    match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(nothing()),
+        opened => Ok(opened?),
+    }
 }
 
 fn nothing() -> ApiError {
@@ -77,12 +87,40 @@ async fn release_file(
         .channel(&channel)
         .join(version.as_str())
         .join(&file.name);
+    let opened = tokio::task::spawn_blocking(move || files::open_plain(&path)).await;
     let body = Content {
-        path,
+        file: found(opened.map_err(ApiError::internal)?)?,
         size: file.size,
         digest: file.sha256,
         json: file.name.ends_with(".json"),
         lasting: true,
+    };
+    body.answer(&method, &headers).await
+}
+
+async fn patch(
+    _: Reader,
+    State(app): State<App>,
+    Path((channel, wanted, file)): Path<(String, String, String)>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let (channel, version) = (version(&channel)?, version(&wanted)?);
+    let from = name::patch_from(&file).ok_or_else(nothing)?;
+    let release = app
+        .releases
+        .get_in(&channel, &version)
+        .ok_or_else(nothing)?;
+    let opened =
+        tokio::task::spawn_blocking(move || app.releases.open_patch(&release, &from)).await;
+    let (file, about) = found(opened.map_err(ApiError::internal)?)?;
+    let body = Content {
+        file,
+        size: about.size,
+        digest: about.sha256,
+        json: false,
+        // A better one may take its place.
+        lasting: false,
     };
     body.answer(&method, &headers).await
 }
@@ -131,13 +169,8 @@ async fn small(
     method: &Method,
     headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
-    let bytes = match tokio::task::spawn_blocking(move || files::read(&path, limit))
-        .await
-        .map_err(ApiError::internal)?
-    {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(nothing()),
-        bytes => bytes?,
-    };
+    let read = tokio::task::spawn_blocking(move || files::read(&path, limit)).await;
+    let bytes = found(read.map_err(ApiError::internal)?)?;
     let size = bytes.len() as u64;
     let plan = Plan::new(method, headers, size, Digest::of(&bytes));
     let body = match &plan.part {
@@ -155,7 +188,7 @@ async fn small(
 
 /// A file to answer with.
 struct Content {
-    path: PathBuf,
+    file: File,
     size: u64,
     digest: Digest,
     json: bool,
@@ -267,23 +300,15 @@ impl Content {
         let plan = Plan::new(method, headers, self.size, self.digest);
         let body = match &plan.part {
             Some(part) if plan.body && part.start < part.end => {
-                self.stream(part.start, part.end - part.start).await?
+                Self::stream(self.file, part.start, part.end - part.start).await?
             }
             _ => Body::empty(),
         };
         Ok(plan.response(body, self.json, self.lasting))
     }
 
-    async fn stream(&self, start: u64, len: u64) -> Result<Body, ApiError> {
-        let path = self.path.clone();
-        let opened = tokio::task::spawn_blocking(move || files::open_plain(&path))
-            .await
-            .map_err(ApiError::internal)?;
-        let mut file = match opened {
-            // Removed since.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(nothing()),
-            file => tokio::fs::File::from_std(file?),
-        };
+    async fn stream(file: File, start: u64, len: u64) -> Result<Body, ApiError> {
+        let mut file = tokio::fs::File::from_std(file);
         file.seek(SeekFrom::Start(start)).await?;
         Ok(Body::from_stream(stream::try_unfold(
             (file, len),

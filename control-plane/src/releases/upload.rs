@@ -307,7 +307,8 @@ impl Releases {
         Ok((envelope, manifest))
     }
 
-    fn room_for(&self, bytes: u64) -> Result<(), ApiError> {
+    /// Whether so many bytes more fit on the disk, beside what open uploads still need.
+    pub(super) fn room_for(&self, bytes: u64) -> Result<(), ApiError> {
         let disk = rustix::fs::statvfs(&self.0.folder)
             .map_err(|error| ApiError::internal(std::io::Error::from(error)))?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
@@ -326,7 +327,7 @@ impl Releases {
                 StatusCode::INSUFFICIENT_STORAGE,
                 "disk-full",
                 format!(
-                    "the release needs {bytes} bytes, and {} are free for it",
+                    "{bytes} bytes are needed, and {} are free for them",
                     free.saturating_sub(promised + RESERVE)
                 ),
             ));

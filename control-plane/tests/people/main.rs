@@ -5,6 +5,7 @@
 mod cairnctl;
 mod device_data;
 mod full_disk;
+mod patches;
 mod release;
 mod scopes;
 mod serving;

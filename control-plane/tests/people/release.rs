@@ -50,7 +50,9 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 }
 
 fn image(folder: &Path, file: &str, index: &str, seed: u64, blocks: usize) -> Image {
-    let mut bytes = noise(seed, blocks * BLOCK);
+    // Releases differ in their first block, as little as an update does.
+    let mut bytes = noise(0, blocks * BLOCK);
+    bytes[..BLOCK].copy_from_slice(&noise(seed, BLOCK));
     let mut builder = Builder::new(Salt::default());
     bytes.chunks(BLOCK).for_each(|block| builder.push(block));
     let (tree, verity) = builder.finish();

@@ -184,6 +184,7 @@ async fn release_files_need_a_device_or_a_scope() {
         "/releases/stable/1/root.erofs",
         "/releases/stable/latest.dsse.json",
         "/releases/stable/trust/1.dsse.json",
+        &format!("/releases/stable/1/patches/{}.patch", "0".repeat(64)),
     ] {
         assert_eq!(
             site.send(site.request(Method::GET, path, None))

@@ -36,12 +36,12 @@ impl BlockIndex {
 
     /// Takes in the image's next block; the last may be short.
     pub fn push(&mut self, block: &[u8]) {
-        self.push_digest(Digest::of(block));
+        self.push_digest(&Digest::of(block).0);
     }
 
-    /// Takes in the digest of the image's next block, which may be a salted one.
-    pub fn push_digest(&mut self, digest: Digest) {
-        self.0.extend_from_slice(&digest.0);
+    /// Takes in the digest of the image's next block, 32 bytes, which may be a salted one.
+    pub fn push_digest(&mut self, digest: &[u8]) {
+        self.0.extend_from_slice(digest);
     }
 
     /// The index file's bytes.

@@ -27,6 +27,11 @@ pub fn patch(from: &crate::Digest) -> String {
     format!("{from}.patch")
 }
 
+/// The digest of the image that a patch starts from, by its file name.
+pub fn patch_from(file: &str) -> Option<crate::Digest> {
+    file.strip_suffix(".patch")?.parse().ok()
+}
+
 /// A release's version: a name for people and for a folder on disk.
 ///
 /// 1 to 64 characters of `[0-9A-Za-z.+_-]`, of which the first is a letter or
@@ -118,6 +123,16 @@ impl FromStr for Sequence {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_patch_is_named_after_its_old_image_and_in_no_other_way() {
+        let digest = crate::Digest::of(b"old");
+        assert_eq!(patch_from(&patch(&digest)), Some(digest));
+        let upper = patch(&digest).to_uppercase();
+        for bad in ["", ".patch", "../x.patch", &upper, &digest.to_string()] {
+            assert_eq!(patch_from(bad), None, "{bad:?}");
+        }
+    }
 
     #[test]
     fn a_version_can_never_leave_its_folder() {

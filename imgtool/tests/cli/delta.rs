@@ -1,35 +1,23 @@
 //! `imgtool delta`.
 
 use crate::bench::Bench;
-use crate::release::Plan;
+use crate::release::{self, Plan};
 use cairn_delta::apply;
-use cairn_release::verity::Verity;
-use cairn_release::{BLOCK, Digest, Envelope, Manifest, manifest, name};
+use cairn_release::{Digest, name};
 use serde_json::Value;
 
 /// Two releases with the same kernel container; all of the root has moved by a byte.
 fn two(bench: &Bench) {
-    let root: Vec<u8> = (0..40 * BLOCK as u64)
-        .map(|at| (at.wrapping_mul(at).wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
     let mut plan = Plan::new("1.0", 1);
-    plan.root = root.clone();
+    plan.root = release::moved(0, 40);
     plan.write(bench, "old");
     let mut plan = Plan::new("1.1", 2);
-    plan.root = [&[7], &root[..root.len() - 1]].concat();
+    plan.root = release::moved(1, 40);
     plan.write(bench, "new");
 }
 
 fn read(bench: &Bench, path: &str) -> Vec<u8> {
     std::fs::read(bench.path(path)).unwrap()
-}
-
-/// How the new release's root image is opened.
-fn verity(bench: &Bench) -> Verity {
-    let bytes = read(bench, "new/manifest.dsse.json");
-    let envelope = Envelope::parse(&bytes, manifest::PAYLOAD_TYPE).unwrap();
-    let manifest = Manifest::from_payload(&envelope.payload).unwrap();
-    manifest.root.verity
 }
 
 #[test]
@@ -54,7 +42,7 @@ fn a_patch_is_small_is_named_after_the_old_image_and_gives_the_new_one() {
     assert_eq!(root["patch"], path.as_str());
     let patch = read(&bench, &path);
     assert_eq!(patch.len() as u64, bytes("patch_bytes"));
-    let applied = apply::image(&old, &patch, &verity(&bench)).unwrap();
+    let applied = apply::image(&old, &patch, &release::root_verity(&bench, "new")).unwrap();
     assert!(applied == new);
 
     // A release with patches is as good as one without.

@@ -19,6 +19,8 @@ mod keygen;
 #[cfg(test)]
 mod order;
 #[cfg(test)]
+mod patches;
+#[cfg(test)]
 mod publish;
 #[cfg(test)]
 mod secure_boot;

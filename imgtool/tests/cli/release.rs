@@ -6,7 +6,7 @@ use cairn_imgtool::keys::release::public_pem;
 use cairn_release::index::BlockIndex;
 use cairn_release::manifest::{self, Image, Kernel, Manifest, Profile};
 use cairn_release::trust::{self, Role};
-use cairn_release::verity::{Builder, Salt};
+use cairn_release::verity::{Builder, Salt, Verity};
 use cairn_release::{BLOCK, Digest, Envelope, SecretKey, Sequence, Timestamp, TrustRoot, name};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,6 +31,16 @@ pub fn secret_pem(key_seed: u8) -> String {
     der.extend_from_slice(&[key_seed; 32]);
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n")
+}
+
+/// The data of a root image: the same bytes, moved by one for each `step`, so that no
+/// block of one step is in another.
+pub fn moved(step: usize, blocks: usize) -> Vec<u8> {
+    let noise = (0..(blocks * BLOCK) as u64)
+        .map(|at| (at.wrapping_mul(at).wrapping_mul(2_654_435_761) >> 24) as u8);
+    let mut bytes: Vec<u8> = std::iter::repeat_n(7, step).chain(noise).collect();
+    bytes.truncate(blocks * BLOCK);
+    bytes
 }
 
 /// What goes into a release.
@@ -211,4 +221,15 @@ pub fn trust(bench: &Bench) -> PathBuf {
     let mut envelope: Envelope = trust.to_envelope();
     envelope.sign(&root_key());
     bench.write("1.dsse.json", envelope.to_json())
+}
+
+/// How the root image of the release in this folder is opened.
+pub fn root_verity(bench: &Bench, folder: &str) -> Verity {
+    let path = bench.path(&format!("{folder}/{}", name::MANIFEST));
+    let bytes = std::fs::read(path).unwrap();
+    let envelope = Envelope::parse(&bytes, manifest::PAYLOAD_TYPE).unwrap();
+    Manifest::from_payload(&envelope.payload)
+        .unwrap()
+        .root
+        .verity
 }

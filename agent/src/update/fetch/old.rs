@@ -74,7 +74,7 @@ impl Old {
             };
             bytes
                 .chunks_exact(BLOCK)
-                .for_each(|block| index.push_digest(salt.digest(block)));
+                .for_each(|block| index.push_digest(&salt.digest(block).0));
             tokio::task::yield_now().await;
         }
         index

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod call;
 pub mod device;
 pub mod login;
+mod patches;
 pub mod release;
 pub mod rollout;
 pub mod token;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::{cell, field, moment, upload};
+use super::{cell, field, moment, patches, upload};
 use crate::client::{Client, part};
 use crate::error::{Error, Result};
 use crate::output::{self, Output, fields, table};
@@ -13,6 +13,8 @@ use crate::output::{self, Output, fields, table};
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Upload a release folder and publish it; run again it goes on where it stopped
+    ///
+    /// Patches that lie in its folder `patches` follow when the release is published.
     Upload {
         /// The release folder
         dir: PathBuf,
@@ -56,15 +58,22 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             channel,
             keep_latest,
         } => {
-            let done = upload::upload(&client, &dir, &channel, keep_latest, output).await?;
+            let found = patches::find(&dir)?;
+            let mut done = upload::upload(&client, &dir, &channel, keep_latest, output).await?;
+            done["patches"] = patches::send(&client, &done, &found, output).await?;
             output.result(&done, || {
                 let what = if field(&done, "unchanged") == true {
                     "was there already"
                 } else {
                     "published"
                 };
+                let with = match found.len() {
+                    0 => String::new(),
+                    1 => ", with 1 patch".into(),
+                    several => format!(", with {several} patches"),
+                };
                 format!(
-                    "{} {what} in {}",
+                    "{} {what} in {}{with}",
                     cell(&done, "version"),
                     cell(&done, "channel")
                 )
@@ -98,7 +107,10 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             })
         }
         Command::Show { version } => {
-            let found = find(&client, &version).await?;
+            let mut found = find(&client, &version).await?;
+            for release in &mut found {
+                release["patches"] = patches::list(&client, release).await?.into();
+            }
             // One object in the usual case, as scripts like it.
             let value = match found.as_slice() {
                 [one] => one.clone(),
@@ -164,18 +176,19 @@ fn show(release: &Value) -> String {
         ("by", cell(release, "published_by")),
         ("notes", cell(release, "notes")),
     ]);
-    let rows: Vec<_> = field(release, "files")
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|f| {
-            vec![
-                cell(f, "name"),
-                output::bytes(field(f, "size").as_u64().unwrap_or(0)),
-                cell(f, "sha256"),
-            ]
-        })
-        .collect();
+    let rows = |list: &str, folder: &str| -> Vec<_> {
+        let files = field(release, list).as_array().into_iter().flatten();
+        files
+            .map(|f| {
+                vec![
+                    format!("{folder}{}", cell(f, "name")),
+                    output::bytes(field(f, "size").as_u64().unwrap_or(0)),
+                    cell(f, "sha256"),
+                ]
+            })
+            .collect()
+    };
+    let rows = [rows("files", ""), rows("patches", "patches/")].concat();
     text.push_str(&table("no files", &["FILE", "SIZE", "SHA-256"], &rows));
     text
 }

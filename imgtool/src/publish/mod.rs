@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! DIR/<channel>/<version>/…          the release's seven files
+//! DIR/<channel>/<version>/patches/…  patches from the releases before it
 //! DIR/<channel>/trust/<n>.dsse.json  the trust roots
 //! DIR/<channel>/latest.dsse.json     a copy of the newest release's manifest
 //! ```
 //!
 //! The release is copied into a folder of another name, flushed, read back and
-//! compared, and renamed; `latest` is replaced last. Cut at any point, a client sees
-//! the old state or the new one.
+//! compared, and renamed; patches follow; `latest` is replaced last. Cut at any point,
+//! a client sees the old state or the new one.
+
+mod patches;
 
 use crate::console::{Console, Step};
 use crate::error::{Error, Result};
@@ -41,6 +44,17 @@ pub struct Args {
     /// Leave `latest` as it is; allows an older release, too
     #[arg(long)]
     keep_latest: bool,
+    /// Keep patches from so many of the releases before it in this channel; 0 for none
+    ///
+    /// They lie in `patches` of the published release. One that lies in `patches` of the
+    /// release folder is taken if it gives the image; the others are made, which takes
+    /// minutes and holds both images in memory. A patch that saves less than a tenth of what
+    /// a node fetches without it isn't kept. If one can't be made the release is
+    /// published without it; publishing again makes what is missing. Patches that are there
+    /// stay.
+    #[arg(long, value_name = "N", default_value_t = 3,
+        value_parser = clap::value_parser!(u8).range(..=8))]
+    patches: u8,
 }
 
 /// Name of the pointer to the newest release.
@@ -58,6 +72,8 @@ struct Done {
     unchanged: bool,
     /// The release that `latest` names now.
     latest: Version,
+    /// What became of the patches from the releases before it.
+    patches: Vec<patches::Kept>,
 }
 
 /// Runs `imgtool publish`.
@@ -93,12 +109,19 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
     let latest = latest(&channel)?;
     let moves = moves_latest(&release, latest.as_ref(), args.keep_latest, present)?;
     let roots = new_roots(&channel, &chain)?;
+    let before = patches::before(&release, &channel, args.patches.into(), console)?;
 
     std::fs::create_dir_all(&channel).map_err(|e| files::cannot("write", &channel, e))?;
     if !present {
         copy(&release, &channel, &folder, console)?;
     }
     publish_roots(&channel, &roots)?;
+    // A node that sees the release in `latest` finds its patches.
+    let patches = patches::keep(&release, &folder, &before, console).map_err(|e| {
+        Error::failed(format!("{version} is published, `latest` is as it was"))
+            .because(e)
+            .hint("publish it again; --patches 0 makes none")
+    })?;
     if moves {
         files::write_whole(&channel.join(LATEST), &release.envelope_bytes, 0o644)?;
     }
@@ -111,6 +134,7 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
         folder,
         unchanged: present,
         latest,
+        patches,
     };
     console.result(&done, || {
         let shown = done.folder.display();
@@ -119,7 +143,8 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
         } else {
             "published"
         };
-        format!("{shown} {what}\nlatest is {}\n", done.latest)
+        let patches: String = done.patches.iter().map(patches::Kept::text).collect();
+        format!("{shown} {what}\n{patches}latest is {}\n", done.latest)
     })
 }
 
