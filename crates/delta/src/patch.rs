@@ -33,6 +33,8 @@ pub const TARGET: u64 = (8 << 20) / BLOCK as u64;
 pub const DATA: u64 = (8 << 20) + (1 << 16);
 /// Bytes of the table at most, packed and unpacked.
 pub const TABLE: usize = 4 << 20;
+/// Segments at most: 128 GiB, if they are full.
+pub const SEGMENTS: usize = 1 << 14;
 
 /// A patch's head and table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +82,9 @@ pub enum PatchError {
     /// zstd can't unpack the table.
     #[error("the table is damaged")]
     Damaged,
+    /// More segments than [`SEGMENTS`].
+    #[error("there are {0} segments, expected {SEGMENTS} at most")]
+    Segments(u64),
     /// A number is missing, too large or out of order.
     #[error("segment {segment}: {what}")]
     Segment {
@@ -140,8 +145,13 @@ impl Patch {
         let bad = |segment, what| PatchError::Segment { segment, what };
         let ended = "the table ends in it";
         let count = varint::take(&mut table).ok_or(bad(0, ended))?;
+        let count = match usize::try_from(count) {
+            Ok(number) if number <= SEGMENTS => number,
+            _ => return Err(PatchError::Segments(count)),
+        };
+        self.segments.reserve_exact(count.min(table.len() / 5));
         let mut done = 0;
-        for number in 0..usize::try_from(count).unwrap_or(usize::MAX) {
+        for number in 0..count {
             let mut read = |after: u32, end: u32, most: u64| {
                 take_runs(&mut table, after, end, most).map_err(|what| bad(number, what))
             };
@@ -171,6 +181,9 @@ impl Patch {
     /// # Errors
     /// If zstd fails, or the table is longer than [`TABLE`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, PatchError> {
+        if self.segments.len() > SEGMENTS {
+            return Err(PatchError::Segments(self.segments.len() as u64));
+        }
         let mut table = Vec::new();
         varint::put(&mut table, self.segments.len() as u64);
         let mut done = 0;
@@ -219,7 +232,9 @@ fn take_runs(
 ) -> Result<Vec<Run>, &'static str> {
     let ended = "the table ends in it";
     let count = varint::take(table).ok_or(ended)?;
-    let mut taken = Vec::new();
+    // Each is a block and two bytes at least. A list that grows would take twice its size.
+    let room = count.min(most).min(table.len() as u64 / 2);
+    let mut taken = Vec::with_capacity(room as usize);
     for _ in 0..count {
         let mut number = || {
             let number = varint::take(table).ok_or(ended)?;
@@ -327,6 +342,37 @@ mod tests {
         let mut long = bytes;
         long[HEAD - 4..HEAD].copy_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(Patch::parse(&long), Err(PatchError::Table(u32::MAX)));
+    }
+
+    #[test]
+    fn a_small_file_does_not_become_many_segments() {
+        let segments = |count: usize| {
+            let segment = |at| Segment {
+                reference: Vec::new(),
+                target: vec![run(at, 1)],
+                data: 0..0,
+            };
+            Patch {
+                new_blocks: u32::MAX,
+                segments: (0..count as u32).map(segment).collect(),
+                ..patch()
+            }
+        };
+        let most = segments(SEGMENTS).to_bytes().unwrap();
+        assert_eq!(Patch::parse(&most).unwrap().segments.len(), SEGMENTS);
+        let refused = segments(SEGMENTS + 1).to_bytes();
+        assert_eq!(refused, Err(PatchError::Segments(SEGMENTS as u64 + 1)));
+
+        let mut table = Vec::new();
+        varint::put(&mut table, SEGMENTS as u64 + 1);
+        table.extend([0, 1, 0, 1, 0].repeat(SEGMENTS + 1));
+        let packed = zstd::bulk::compress(&table, 1).unwrap();
+        let mut bytes = most;
+        bytes.truncate(HEAD);
+        bytes[HEAD - 4..].copy_from_slice(&(packed.len() as u32).to_le_bytes());
+        bytes.extend(packed);
+        let refused = Err(PatchError::Segments(SEGMENTS as u64 + 1));
+        assert_eq!(Patch::parse(&bytes), refused);
     }
 
     proptest! {
