@@ -4,12 +4,13 @@ CARGO ?= cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 HOST := x86_64-unknown-linux-gnu
 
-.PHONY: help demo test soak bench fmt lint setup imgtool hook agent control clean
+.PHONY: help demo test soak fuzz bench fmt lint setup setup-fuzz imgtool hook agent control clean
 
 help:
 	@echo "make demo    build releases, boot them in QEMU, roll one out to two nodes, report"
 	@echo "make test    every test, the whole-system ones in QEMU included"
-	@echo "make soak    the power cuts of the tests, ten times as many and more; hours"
+	@echo "make soak    the power cuts of the tests, ten times as many and more, and make fuzz; hours"
+	@echo "make fuzz    each parser against made-up input for 10 minutes; needs nightly Rust"
 	@echo "make bench   speed and size, each against a peer measured in the same run"
 	@echo "make imgtool hook agent control    the programs, in target/"
 	@echo "make fmt lint        format; clippy, shellcheck, cargo deny"
@@ -28,8 +29,13 @@ test: setup
 	RUST_BACKTRACE=0 RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} INSTA_UPDATE=no $(CARGO) test --workspace
 
 # CAIRN_SEED=<number> repeats the power cuts of another run.
-soak: setup
+soak: setup setup-fuzz
 	CAIRN_SOAK=1 $(CARGO) test -p cairn-tests --test power_cut -- --nocapture
+	.ci/fuzz
+
+# FUZZ_SECONDS=<number> is how long each target runs.
+fuzz: setup-fuzz
+	.ci/fuzz
 
 bench: setup programs
 	$${CARGO_TARGET_DIR:-target}/release/bench
@@ -37,6 +43,10 @@ bench: setup programs
 # Installs what is missing. Needs root, or does nothing if all is there.
 setup:
 	.ci/setup
+
+# The same for fuzzing alone: nightly Rust, cargo-fuzz, a C++ compiler.
+setup-fuzz:
+	.ci/setup-fuzz
 
 imgtool:
 	$(CARGO) build --release -p cairn-imgtool
@@ -57,9 +67,11 @@ control:
 
 fmt:
 	$(CARGO) fmt --all
+	$(CARGO) fmt --manifest-path tests/fuzz/Cargo.toml
 
 lint:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path tests/fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	.ci/shellcheck
 	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny

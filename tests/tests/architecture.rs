@@ -9,7 +9,7 @@ use regex::Regex;
 use walkdir::WalkDir;
 
 /// Each crate's folder, its package, and the crates of ours that it may know.
-const CRATES: [(&str, &str, &[&str]); 12] = [
+const CRATES: [(&str, &str, &[&str]); 13] = [
     ("crates/release", "cairn-release", &[]),
     ("crates/boot-state", "cairn-boot-state", &["cairn-release"]),
     ("crates/delta", "cairn-delta", &["cairn-release"]),
@@ -71,6 +71,16 @@ const CRATES: [(&str, &str, &[&str]); 12] = [
             "cairn-wire",
             "cairn-system",
             "cairn-imgtool",
+        ],
+    ),
+    (
+        "tests/fuzz/targets",
+        "cairn-fuzz-targets",
+        &[
+            "cairn-release",
+            "cairn-boot-state",
+            "cairn-delta",
+            "cairn-wire",
         ],
     ),
 ];

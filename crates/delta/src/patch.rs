@@ -39,7 +39,9 @@ pub const TARGET: u64 = (8 << 20) / BLOCK as u64;
 /// Bytes of a segment's data at most: its target's, and what zstd adds to noise.
 pub const DATA: u64 = (8 << 20) + (1 << 16);
 /// Bytes of the table at most, packed and unpacked.
-pub const TABLE: usize = 4 << 20;
+pub const TABLE: usize = 1 << 20;
+/// Segments at most: 128 GiB, if they are full.
+pub const SEGMENTS: usize = 1 << 14;
 
 /// A patch's head and table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +91,9 @@ pub enum PatchError {
     /// zstd can't unpack the table.
     #[error("the table is damaged")]
     Damaged,
+    /// More segments than [`SEGMENTS`].
+    #[error("there are {0} segments, expected {SEGMENTS} at most")]
+    Segments(u64),
     /// A number of a copy is missing, too large or out of order.
     #[error("copy {copy}: {what}")]
     Copy {
@@ -159,8 +164,11 @@ impl Patch {
     fn read_copies(&mut self, table: &mut &[u8]) -> Result<(), PatchError> {
         let bad = |copy, what| PatchError::Copy { copy, what };
         let count = varint::take(table).ok_or(bad(0, ENDED))?;
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        // Each has three bytes at least.
+        self.copies.reserve_exact(count.min(table.len() / 3));
         let (mut done, mut moved) = (0, 0);
-        for number in 0..usize::try_from(count).unwrap_or(usize::MAX) {
+        for number in 0..count {
             let bad = |what| bad(number, what);
             let to = take_run(table, done, self.new_blocks).map_err(bad)?;
             let coded = varint::take(table).ok_or(bad(ENDED))?;
@@ -184,8 +192,13 @@ impl Patch {
     fn read_segments(&mut self, mut table: &[u8], mut data: u64) -> Result<(), PatchError> {
         let bad = |segment, what| PatchError::Segment { segment, what };
         let count = varint::take(&mut table).ok_or(bad(0, ENDED))?;
+        let count = match usize::try_from(count) {
+            Ok(number) if number <= SEGMENTS => number,
+            _ => return Err(PatchError::Segments(count)),
+        };
+        self.segments.reserve_exact(count.min(table.len() / 5));
         let mut done = 0;
-        for number in 0..usize::try_from(count).unwrap_or(usize::MAX) {
+        for number in 0..count {
             let mut read = |after: u32, end: u32, most: u64| {
                 take_runs(&mut table, after, end, most).map_err(|what| bad(number, what))
             };
@@ -215,6 +228,9 @@ impl Patch {
     /// # Errors
     /// If zstd fails, or the table is longer than [`TABLE`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, PatchError> {
+        if self.segments.len() > SEGMENTS {
+            return Err(PatchError::Segments(self.segments.len() as u64));
+        }
         let mut table = Vec::new();
         varint::put(&mut table, self.copies.len() as u64);
         let (mut done, mut moved) = (0, 0);
@@ -290,7 +306,9 @@ fn take_runs(
     mut most: u64,
 ) -> Result<Vec<Run>, &'static str> {
     let count = varint::take(table).ok_or(ENDED)?;
-    let mut taken = Vec::new();
+    // Each is a block and two bytes at least. A list that grows would take twice its size.
+    let room = count.min(most).min(table.len() as u64 / 2);
+    let mut taken = Vec::with_capacity(room as usize);
     for _ in 0..count {
         let run = take_run(table, after, end)?;
         let left = most.checked_sub(run.count.into());
@@ -400,6 +418,38 @@ mod tests {
         let mut long = bytes;
         long[HEAD - 4..HEAD].copy_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(Patch::parse(&long), Err(PatchError::Table(u32::MAX)));
+    }
+
+    #[test]
+    fn a_small_file_does_not_become_many_segments() {
+        let segments = |count: usize| {
+            let segment = |at| Segment {
+                reference: Vec::new(),
+                target: vec![run(at, 1)],
+                data: 0..0,
+            };
+            Patch {
+                new_blocks: u32::MAX,
+                segments: (0..count as u32).map(segment).collect(),
+                ..patch()
+            }
+        };
+        let most = segments(SEGMENTS).to_bytes().unwrap();
+        assert_eq!(Patch::parse(&most).unwrap().segments.len(), SEGMENTS);
+        let refused = segments(SEGMENTS + 1).to_bytes();
+        assert_eq!(refused, Err(PatchError::Segments(SEGMENTS as u64 + 1)));
+
+        // No copies.
+        let mut table = vec![0];
+        varint::put(&mut table, SEGMENTS as u64 + 1);
+        table.extend([0, 1, 0, 1, 0].repeat(SEGMENTS + 1));
+        let packed = zstd::bulk::compress(&table, 1).unwrap();
+        let mut bytes = most;
+        bytes.truncate(HEAD);
+        bytes[HEAD - 4..].copy_from_slice(&(packed.len() as u32).to_le_bytes());
+        bytes.extend(packed);
+        let refused = Err(PatchError::Segments(SEGMENTS as u64 + 1));
+        assert_eq!(Patch::parse(&bytes), refused);
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use crate::envelope::{Envelope, EnvelopeError};
 use crate::verity::Verity;
 use crate::{BLOCK, Digest, Sequence, Timestamp, Version};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The payload type of a release's envelope.
 pub const PAYLOAD_TYPE: &str = "application/vnd.cairn.release+json";
@@ -53,8 +53,7 @@ pub struct Profile {
 }
 
 /// The kernel container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Kernel {
     /// What `uname -r` will say.
     pub kernel_version: String,
@@ -63,8 +62,35 @@ pub struct Kernel {
     pub image: Image,
 }
 
+impl<'de> Deserialize<'de> for Kernel {
+    /// Field by field. Serde keeps all that may belong to a flattened struct until it has
+    /// seen everything, so that 1 MiB of nonsense would take 64 in memory.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Fields {
+            kernel_version: String,
+            size: u64,
+            sha256: Digest,
+            index: Digest,
+            verity: Verity,
+        }
+        let fields = Fields::deserialize(deserializer)?;
+        Ok(Self {
+            kernel_version: fields.kernel_version,
+            image: Image {
+                size: fields.size,
+                sha256: fields.sha256,
+                index: fields.index,
+                verity: fields.verity,
+            },
+        })
+    }
+}
+
 /// An image file with its verity tree at the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Image {
     /// Bytes, tree included.
     pub size: u64,
@@ -245,8 +271,11 @@ mod tests {
 
     #[test]
     fn refuses_a_field_that_it_does_not_know() {
-        let mut payload = payload();
-        payload["surprise"] = 1.into();
-        assert!(Manifest::from_payload(&serde_json::to_vec(&payload).unwrap()).is_err());
+        for place in ["", "/profile", "/kernel", "/kernel/verity", "/root"] {
+            let mut payload = payload();
+            payload.pointer_mut(place).unwrap()["surprise"] = 1.into();
+            let bytes = serde_json::to_vec(&payload).unwrap();
+            assert!(Manifest::from_payload(&bytes).is_err(), "{place}");
+        }
     }
 }

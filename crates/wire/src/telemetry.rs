@@ -3,7 +3,8 @@
 //! Our agent adds `"cairn": {"log", "seq"}` beside `ts` and `values`, which ThingsBoard ignores. By it the control plane
 //! takes each record once, however often it arrives, whatever the clock did.
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::{MAX_PAYLOAD, Object, WireError};
@@ -21,16 +22,33 @@ pub struct RecordId {
 }
 
 /// Some values at one moment.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Record {
     /// Milliseconds since 1970 UTC; the receiver's own time if there is none.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ts: Option<i64>,
     /// The values: strings, numbers, booleans, or any JSON.
     pub values: Object,
     /// Which record it is, if its sender counts them.
-    #[serde(rename = "cairn", skip_serializing_if = "Option::is_none")]
     pub id: Option<RecordId>,
+}
+
+impl Serialize for Record {
+    /// Without a time and an id the values stand alone: beside neither, `values` would be
+    /// read as the name of one.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.ts.is_none() && self.id.is_none() {
+            return self.values.serialize(serializer);
+        }
+        let mut map = serializer.serialize_map(None)?;
+        if let Some(ts) = &self.ts {
+            map.serialize_entry("ts", ts)?;
+        }
+        map.serialize_entry("values", &self.values)?;
+        if let Some(id) = &self.id {
+            map.serialize_entry("cairn", id)?;
+        }
+        map.end()
+    }
 }
 
 impl Record {

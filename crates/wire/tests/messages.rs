@@ -49,6 +49,26 @@ fn a_record_keeps_its_id_and_may_lack_a_time() {
 }
 
 #[test]
+fn a_record_without_a_time_and_an_id_comes_back() {
+    let written = records(r#"{"values": {"a": 1}}"#);
+    assert_eq!(written[0].values["values"], json!({"a": 1}));
+    let (payload, _) = Record::batch(&written).unwrap();
+    assert_eq!(payload, br#"[{"values":{"a":1}}]"#);
+    assert_eq!(Record::parse_all(&payload).unwrap(), written);
+}
+
+#[test]
+fn a_number_comes_back_to_its_last_digit() {
+    let long = "1".repeat(48);
+    for number in ["12.886605882746727", "1.5996914150196107", &long] {
+        let written = records(&format!(r#"{{"a":{number}}}"#));
+        assert_eq!(written[0].values["a"], number.parse::<f64>().unwrap());
+        let (payload, _) = Record::batch(&written).unwrap();
+        assert_eq!(Record::parse_all(&payload).unwrap(), written);
+    }
+}
+
+#[test]
 fn bad_telemetry_says_what_is_wrong() {
     for (payload, expected) in [
         ("{", "cannot read telemetry"),
