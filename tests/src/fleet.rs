@@ -25,7 +25,8 @@ pub const PANICS: &str = "3.0.0-panics";
 pub const HANGS: &str = "3.0.0-hangs";
 /// It boots, and has no network.
 pub const DEAF: &str = "3.0.0-deaf";
-/// It boots, and its service doesn't work before [`CURE`] is there.
+/// It boots, and its service doesn't work before [`CURE`] is there. It has a patch from
+/// [`FIRST`], the others have none.
 pub const SICK: &str = "3.0.0-sick";
 /// The file on a node that makes [`SICK`] healthy.
 pub const CURE: &str = "/data/cure";
@@ -161,7 +162,24 @@ impl Fleet {
         };
         // Alone, as it fills the cache of packages.
         self.build(first)?;
-        tools::two_at_once(others, |version| self.build(version))
+        tools::two_at_once(others, |version| self.build(version))?;
+        if versions.contains(&SICK) {
+            self.patch(first, SICK)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the patches from one release to another, beside the latter.
+    fn patch(&self, from: &str, to: &str) -> Result<()> {
+        let made = self
+            .workshop
+            .imgtool(["delta", "--from"])
+            .arg(self.release(from))
+            .arg("--to")
+            .arg(self.release(to))
+            .run();
+        made.with_context(|| format!("no patch from {from} to {to}"))?;
+        Ok(())
     }
 
     /// Makes packages and profile.

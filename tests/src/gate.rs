@@ -38,6 +38,8 @@ struct State {
     running: Vec<TcpStream>,
     /// How many connections were made while the way was [`Way::Failing`].
     failed: usize,
+    /// Bytes that servers sent.
+    sent: u64,
     ended: bool,
 }
 
@@ -62,6 +64,7 @@ impl Gate {
             way: Way::Closed,
             running: Vec::new(),
             failed: 0,
+            sent: 0,
             ended: false,
         }));
         let shared = Arc::clone(&state);
@@ -95,6 +98,11 @@ impl Gate {
         for stream in state.running.drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+
+    /// How many bytes servers have sent through it, as they went over the wire.
+    pub fn sent(&self) -> u64 {
+        lock(&self.state).sent
     }
 
     /// How many connections were answered with an error.
@@ -157,8 +165,8 @@ fn serve(protocol: Protocol, client: TcpStream, state: &Shared) -> Result<()> {
             };
             lock(state).running.push(server.try_clone()?);
             let (from, to) = (client.try_clone()?, server.try_clone()?);
-            let there = thread::spawn(move || pass(from, to));
-            pass(server, client);
+            let there = thread::spawn(move || pass(from, to, |_| {}));
+            pass(server, client, |bytes| lock(state).sent += bytes);
             let _ = there.join();
             Ok(())
         }
@@ -173,8 +181,15 @@ fn serve(protocol: Protocol, client: TcpStream, state: &Shared) -> Result<()> {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream) {
-    let _ = io::copy(&mut from, &mut to);
+/// Passes on what comes, and tells how much, until either end has enough.
+fn pass(mut from: TcpStream, mut to: TcpStream, passed: impl Fn(u64)) {
+    let mut piece = [0; 16 << 10];
+    while let Ok(length @ 1..) = from.read(&mut piece) {
+        passed(length as u64);
+        if to.write_all(&piece[..length]).is_err() {
+            break;
+        }
+    }
     let _ = to.shutdown(Shutdown::Write);
     let _ = from.shutdown(Shutdown::Read);
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -94,6 +94,22 @@ impl Site {
     /// The server's data.
     pub fn data(&self) -> PathBuf {
         self.dir.path().join("data")
+    }
+
+    /// How many bytes nodes got over HTTPS, as they went over the wire.
+    pub fn sent(&self) -> u64 {
+        self.https.sent()
+    }
+
+    /// Checks that nodes got less than `most` bytes since it was `before`.
+    ///
+    /// # Errors
+    /// If they didn't.
+    pub fn sent_less(&self, before: u64, most: u64) -> Result<()> {
+        let sent = self.sent() - before;
+        println!("{sent} bytes came over HTTPS");
+        ensure!(sent < most, "expected less than {most} bytes, {sent} came");
+        Ok(())
     }
 
     /// Its fleet.

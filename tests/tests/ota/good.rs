@@ -8,7 +8,10 @@ fn a_node_enrols_updates_and_goes_back_only_by_a_signed_order() -> Result<()> {
     let mut bench = Bench::new("good", &[FIRST, SECOND])?;
     a_token_is_good_for_one_node(&bench)?;
 
+    let before = bench.site.sent();
     bench.updates(SECOND, &[])?;
+    // One file is another: two verity trees and a few blocks, of 130 MB.
+    bench.site.sent_less(before, 2 << 20)?;
     assert!(
         bench
             .node
