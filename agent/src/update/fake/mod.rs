@@ -155,21 +155,10 @@ pub fn trust_root(number: u64, release: &SecretKey) -> Vec<u8> {
     envelope.to_json()
 }
 
-/// An image of [`BLOCKS`] blocks and its tree: two that all releases have, one of them twice, and two of its own.
-fn image(what: &str, name: &str) -> (Image, Vec<u8>) {
+/// An image of these blocks, with its tree.
+pub fn image(mut bytes: Vec<u8>) -> (Image, Vec<u8>) {
     let mut tree = Builder::new(Salt::default());
-    let mut bytes = Vec::new();
-    for text in [
-        format!("{what} of all "),
-        format!("{what} of {name} "),
-        format!("more {what} of all "),
-        format!("{what} of all "),
-        format!("more {what} of {name} "),
-    ] {
-        let block: Vec<u8> = text.bytes().cycle().take(BLOCK).collect();
-        tree.push(&block);
-        bytes.extend(block);
-    }
+    bytes.chunks(BLOCK).for_each(|block| tree.push(block));
     let (tree, verity) = tree.finish();
     bytes.extend(tree);
     let image = Image {
@@ -181,13 +170,26 @@ fn image(what: &str, name: &str) -> (Image, Vec<u8>) {
     (image, bytes)
 }
 
+/// Five blocks: two that all releases have, one of them twice, and two of its own.
+fn blocks(what: &str, name: &str) -> Vec<u8> {
+    let texts = [
+        format!("{what} of all "),
+        format!("{what} of {name} "),
+        format!("more {what} of all "),
+        format!("{what} of all "),
+        format!("more {what} of {name} "),
+    ];
+    let blocks = texts.iter().map(|text| text.bytes().cycle().take(BLOCK));
+    blocks.flatten().collect()
+}
+
 /// A release's files, signed by `key`.
 pub fn release(name: &str, sequence: u64, key: &SecretKey) -> (Manifest, Files) {
     let mut manifest = manifest::example::manifest(&version(name), sequence);
     manifest.created =
         cairn_release::Timestamp::from_unix(1_000_000 + i64::try_from(sequence).unwrap()).unwrap();
-    let (kernel_image, kernel) = image("kernel", name);
-    let (root_image, root) = image("root", name);
+    let (kernel_image, kernel) = image(blocks("kernel", name));
+    let (root_image, root) = image(blocks("root", name));
     manifest.kernel.image = kernel_image;
     manifest.root = root_image;
     let mut envelope = manifest.to_envelope();

@@ -10,7 +10,6 @@ use std::sync::MutexGuard;
 use std::thread;
 
 use cairn_release::manifest::{self, Image};
-use cairn_release::verity::{Builder, Salt};
 use cairn_release::{BLOCK, name};
 use rand::Rng as _;
 
@@ -20,6 +19,7 @@ use crate::link::http::Target;
 use crate::link::{self, Http};
 use crate::outbox::{self, Outbox};
 use crate::update::effects::Part;
+use crate::update::fake::image;
 use crate::update::fetch::Fetch;
 use crate::update::real::{Paths, Real};
 
@@ -35,31 +35,19 @@ const PIECES: u64 = 300;
 /// Names the folder of the agent that is to fetch; after it comes the server's address.
 const CHILD: &str = "CAIRN_TEST_FETCH";
 
-/// An image of noise with its tree.
-fn image(block: impl Fn(u64) -> u64) -> (Image, Vec<u8>) {
-    let mut tree = Builder::new(Salt::default());
+/// Blocks of noise, each of which a number names.
+fn noise(block: impl Fn(u64) -> u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     for number in 0..BLOCKS {
         let mut state = block(number);
-        let noise = (0..BLOCK / 8).flat_map(|_| {
+        bytes.extend((0..BLOCK / 8).flat_map(|_| {
             state = state
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
             state.to_le_bytes()
-        });
-        let at = bytes.len();
-        bytes.extend(noise);
-        tree.push(&bytes[at..]);
+        }));
     }
-    let (tree, verity) = tree.finish();
-    bytes.extend(tree);
-    let image = Image {
-        size: bytes.len() as u64,
-        sha256: Digest::of(&bytes),
-        index: Digest::of(b"index"),
-        verity,
-    };
-    (image, bytes)
+    bytes
 }
 
 fn install(folder: &Path, name: &str, root: Image, bytes: &[u8]) {
@@ -210,9 +198,11 @@ fn child_that_fetches() {
 #[test]
 fn cut_off_a_hundred_times_less_than_a_hundredth_comes_twice() {
     let data = tempfile::tempdir().unwrap();
-    let (old, old_bytes) = image(|number| number);
+    let (old, old_bytes) = image(noise(|number| number));
     let is_new = |number: u64| number.is_multiple_of(ONE_OF);
-    let (new, new_bytes) = image(|number| number + if is_new(number) { BLOCKS } else { 0 });
+    let (new, new_bytes) = image(noise(|number| {
+        number + if is_new(number) { BLOCKS } else { 0 }
+    }));
     let needed = BLOCKS.div_ceil(ONE_OF) * BLOCK as u64 + new.verity.tree_size();
     install(&data.path().join("releases/1.0"), "1.0", old, &old_bytes);
     std::fs::create_dir(data.path().join("agent")).unwrap();
