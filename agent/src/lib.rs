@@ -3,6 +3,7 @@
 //! | Module | Owns |
 //! |---|---|
 //! | [`config`] | settings: fragments, what they say, what is made of it |
+//! | [`setting`] | a single one: what is wrong with it, spans of time |
 //! | [`identity`] | the node's key and certificate: enrolment, renewal, recovery |
 //! | [`link`] | MQTT and HTTP to the server, and what it orders |
 //! | [`rpc`] | what the server may ask for |
@@ -39,6 +40,7 @@ pub mod logging;
 pub mod metrics;
 pub mod outbox;
 pub mod rpc;
+pub mod setting;
 pub mod shutdown;
 pub mod socket;
 pub mod status;

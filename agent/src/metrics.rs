@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::config::Invalid;
 use crate::outbox;
+use crate::setting::Invalid;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Process;
 

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use toml::Table;
 
-use super::{ConfigError, Input, Invalid};
+use super::{ConfigError, Input};
 use crate::files;
+use crate::setting::Invalid;
 
 /// The longest fragment, in bytes.
 const LIMIT: u64 = 64 * 1024;

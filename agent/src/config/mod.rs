@@ -1,7 +1,6 @@
 //! Settings, in three steps: [fragments] (`*.toml` in several folders, the later wins by key) → [`Input`] (each key may be missing)
 //! → [`Settings`] (checked, with defaults).
 
-pub mod duration;
 pub mod fragments;
 
 use std::collections::BTreeMap;
@@ -9,27 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::setting::Invalid;
 use crate::{link, metrics, outbox, rpc, telemetry, update};
-
-/// A setting has a value that can't be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: {reason}")]
-pub struct Invalid {
-    /// The setting, as `link.keep-alive`.
-    pub key: String,
-    /// What was expected, and what was found.
-    pub reason: String,
-}
-
-impl Invalid {
-    /// Names the setting and what is wrong.
-    pub fn new(key: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self {
-            key: key.into(),
-            reason: reason.into(),
-        }
-    }
-}
 
 /// The configuration can't be used.
 #[derive(Debug, thiserror::Error)]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Invalid;
-use crate::config::duration::duration_or;
+use crate::setting::Invalid;
+use crate::setting::duration::duration_or;
 
 /// `[server]`, as written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

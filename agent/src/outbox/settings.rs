@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Invalid, duration};
+use crate::setting::{Invalid, duration};
 
 /// The smallest budget in bytes.
 pub const MIN_BUDGET: u64 = 64 * 1024;

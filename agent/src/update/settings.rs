@@ -6,7 +6,7 @@ use cairn_update::Rules;
 use cairn_update::window::Window;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Invalid, duration};
+use crate::setting::{Invalid, duration};
 
 /// The most checks and units together.
 const MAX_CHECKS: usize = 64;

@@ -4,7 +4,7 @@ use cairn_release::{Digest, Version};
 use cairn_wire::UpdateReport;
 use cairn_wire::report::{Failure, FailureKind, UpdateState};
 
-use crate::device::DeviceState;
+use crate::state::DeviceState;
 
 /// What a rollout brings: a report counts only if it is about this.
 #[derive(Debug, Clone, PartialEq, Eq)]

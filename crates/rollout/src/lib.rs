@@ -10,6 +10,7 @@
 //! | [`selector`] | which devices |
 //! | [`quantity`] | counts, percentages and durations as people write them |
 //! | [`window`] | hours of the day |
+//! | [`state`] | where a rollout stands, and where a device is |
 //! | [`device`] | one device in a rollout, and how it moves |
 //! | [`heard`] | what a device's report says about the release |
 //! | [`rollout`] | the whole: waves, soak, halt, pause, abort |
@@ -22,12 +23,14 @@ pub mod plan;
 pub mod quantity;
 pub mod rollout;
 pub mod selector;
+pub mod state;
 pub mod window;
 
-pub use device::{Assignment, DeviceEvent, DeviceState, Reason};
+pub use device::{Assignment, DeviceEvent, Reason};
 pub use heard::{Heard, Target};
 pub use plan::{Deadlines, Plan, PlanError};
 pub use quantity::{Rate, Seconds, Share};
-pub use rollout::{Counts, Effect, Event, Illegal, Rollout, Status, admit, step};
+pub use rollout::{Counts, Effect, Event, Illegal, Rollout, admit, step};
 pub use selector::Selector;
+pub use state::{DeviceState, Status};
 pub use window::Window;

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::DeviceState;
 use crate::quantity::{Rate, Seconds, Share};
+use crate::state::DeviceState;
 use crate::window::Window;
 
 /// Most waves.

@@ -12,53 +12,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::{Assignment, Change, DeviceEvent, DeviceState, Order};
+use crate::device::{Assignment, Change, DeviceEvent, Order};
 use crate::plan::Plan;
-
-/// Where a rollout stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "status")]
-pub enum Status {
-    /// Made, not started.
-    Draft,
-    /// Devices are admitted.
-    Running,
-    /// By an operator.
-    Paused,
-    /// By itself.
-    Halted {
-        /// Why.
-        reason: String,
-    },
-    /// All waves have ended.
-    Finished,
-    /// By an operator, for good.
-    Aborted,
-}
-
-impl Status {
-    /// All names, in the order of a rollout's life.
-    pub const NAMES: [&str; 6] = [
-        "draft", "running", "paused", "halted", "finished", "aborted",
-    ];
-
-    /// Its name, as in JSON; one of [`Self::NAMES`].
-    pub fn as_str(&self) -> &'static str {
-        Self::NAMES[match self {
-            Self::Draft => 0,
-            Self::Running => 1,
-            Self::Paused => 2,
-            Self::Halted { .. } => 3,
-            Self::Finished => 4,
-            Self::Aborted => 5,
-        }]
-    }
-
-    /// Whether it is started and not at its end.
-    pub fn is_active(&self) -> bool {
-        matches!(self, Self::Running | Self::Paused | Self::Halted { .. })
-    }
-}
+use crate::state::{DeviceState, Status};
 
 /// How many devices are in which state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
