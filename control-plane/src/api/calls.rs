@@ -12,7 +12,6 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::devices::unknown;
 use super::{ApiError, Body, Path};
 use crate::app::App;
 use crate::people::{Need, audit, scope_type};
@@ -74,7 +73,7 @@ async fn call(
     let (device, method) = (id.clone(), call.method.clone());
     app.store
         .write::<_, ApiError, _>(move |tx| {
-            registry::get(tx, &id)?.ok_or_else(|| unknown(&id))?;
+            registry::get(tx, &id)?.ok_or_else(|| ApiError::no_device(&id))?;
             // Params may hold a secret.
             Ok(audit(
                 tx,

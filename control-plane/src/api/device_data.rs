@@ -15,7 +15,6 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::devices::unknown;
 use super::{ApiError, Body, Page, Path, Query, to_the_end};
 use crate::app::App;
 use crate::people::{Need, audit, scope_type};
@@ -113,7 +112,7 @@ async fn attributes(
     let found = app
         .store
         .read::<_, ApiError, _>(move |connection| {
-            registry::get(connection, &id)?.ok_or_else(|| unknown(&id))?;
+            registry::get(connection, &id)?.ok_or_else(|| ApiError::no_device(&id))?;
             let scope = |scope| attributes::get(connection, &id, scope, None);
             Ok(Attributes {
                 client: scope(Scope::Client)?,
@@ -208,7 +207,7 @@ async fn telemetry(
     let items = app
         .store
         .read::<_, ApiError, _>(move |connection| {
-            registry::get(connection, &id)?.ok_or_else(|| unknown(&id))?;
+            registry::get(connection, &id)?.ok_or_else(|| ApiError::no_device(&id))?;
             Ok(match &wanted.key {
                 Some(key) => telemetry::samples(connection, &id, key, from..to, limit)?,
                 None => telemetry::newest(connection, &id)?,
@@ -220,7 +219,7 @@ async fn telemetry(
 
 /// Where a device's evidence lies.
 fn evidence_folder(app: &App, device: &str) -> Result<PathBuf, ApiError> {
-    let id: DeviceId = device.parse().map_err(|_| unknown(device))?;
+    let id: DeviceId = device.parse().map_err(|_| ApiError::no_device(device))?;
     Ok(app.config.data.join("evidence").join(id.as_str()))
 }
 
@@ -248,7 +247,7 @@ async fn evidence(
     let folder = evidence_folder(&app, &id)?;
     app.store
         .read::<_, ApiError, _>(move |connection| {
-            registry::get(connection, &id)?.ok_or_else(|| unknown(&id))
+            registry::get(connection, &id)?.ok_or_else(|| ApiError::no_device(&id))
         })
         .await?;
     let items = tokio::task::spawn_blocking(move || list_evidence(&folder))

@@ -77,13 +77,6 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(revoke))
 }
 
-pub(super) fn unknown(id: &str) -> ApiError {
-    ApiError::not_found(format!(
-        "device {:?}",
-        id.chars().take(80).collect::<String>()
-    ))
-}
-
 fn view(app: &App, device: registry::Device) -> Device {
     let online = app.sessions.online(&device.id);
     let registry::Device {
@@ -156,7 +149,7 @@ async fn show(
     let device = app
         .store
         .read::<_, ApiError, _>(move |connection| {
-            registry::get(connection, &id)?.ok_or_else(|| unknown(&id))
+            registry::get(connection, &id)?.ok_or_else(|| ApiError::no_device(&id))
         })
         .await?;
     Ok(Json(view(&app, device)))
@@ -204,7 +197,7 @@ async fn change(
                 add_tags: wanted.add_tags,
                 remove_tags: wanted.remove_tags,
             };
-            let device = registry::set(tx, &id, &change)?.ok_or_else(|| unknown(&id))?;
+            let device = registry::set(tx, &id, &change)?.ok_or_else(|| ApiError::no_device(&id))?;
             if device.tags.len() > 100 {
                 return Err(ApiError::bad("too-many-tags", "a device has at most 100 tags"));
             }
@@ -259,7 +252,7 @@ async fn shut_out(
     app.store
         .write::<_, ApiError, _>(move |tx| {
             if !change(tx, &id)? {
-                return Err(unknown(&id));
+                return Err(ApiError::no_device(&id));
             }
             Ok(audit(
                 tx,

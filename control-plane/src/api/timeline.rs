@@ -10,7 +10,6 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::devices::unknown;
 use super::{ApiError, Page, Path, Query};
 use crate::app::App;
 use crate::people::{Need, audit, scope_type};
@@ -71,7 +70,7 @@ async fn timeline(
 }
 
 fn events(connection: &Connection, id: &str, last: usize) -> Result<Vec<Event>, ApiError> {
-    let device = registry::get(connection, id)?.ok_or_else(|| unknown(id))?;
+    let device = registry::get(connection, id)?.ok_or_else(|| ApiError::no_device(id))?;
     let mut events = vec![Event {
         time: device.created * 1000,
         kind: "enrolled",

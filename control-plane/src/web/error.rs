@@ -46,6 +46,12 @@ impl ApiError {
         )
     }
 
+    /// 404: there is no such device.
+    pub fn no_device(id: &str) -> Self {
+        let shown: String = id.chars().take(80).collect();
+        Self::not_found(format!("device {shown:?}"))
+    }
+
     /// 409: it contradicts what is there.
     pub fn conflict(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, code, message)

@@ -7,12 +7,14 @@
 //! | [`evidence`] | the files of evidence |
 //! | [`thingsboard`] | `/api/v1/…`: ThingsBoard's HTTP device API |
 //! | [`poll`] | its long polls |
+//! | `token` | whose an access token is |
 
 pub mod enrol;
 pub mod evidence;
 pub mod me;
 pub mod poll;
 pub mod thingsboard;
+mod token;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::thingsboard::who;
+use super::token::who;
 use crate::app::App;
 use crate::web::ApiError;
 

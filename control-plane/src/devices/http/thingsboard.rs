@@ -15,13 +15,14 @@ use cairn_wire::topic::Package;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{certified, poll};
+use super::poll;
+use super::token::who;
 use crate::app::App;
 use crate::devices::mqtt::{client_attributes, provision, share};
 use crate::devices::now_ms;
 use crate::devices::requests::{self, Claim};
+use crate::registry;
 use crate::registry::packages::{self, PackageError};
-use crate::registry::{self, DeviceId, credentials};
 use crate::store::StoreError;
 use crate::telemetry::{self, quota};
 use crate::web::ApiError;
@@ -45,30 +46,6 @@ pub(super) fn router() -> Router<App> {
         .route("/api/v1/{token}/claim", post(post_claim))
         .route("/api/v1/{token}/firmware", get(get_firmware))
         .route("/api/v1/{token}/software", get(get_software))
-}
-
-/// Whose token this is.
-pub(super) async fn who(
-    app: &App,
-    token: String,
-    extensions: &Extensions,
-) -> Result<DeviceId, ApiError> {
-    if token == "me" {
-        return certified(extensions);
-    }
-    let found = app
-        .store
-        .read::<_, StoreError, _>(move |connection| {
-            credentials::by_access_token(connection, &token)
-        })
-        .await?;
-    found.ok_or_else(|| {
-        ApiError::new(
-            StatusCode::UNAUTHORIZED,
-            "token-unknown",
-            "no device has this access token",
-        )
-    })
 }
 
 fn bad(error: impl std::fmt::Display) -> ApiError {

@@ -2,7 +2,7 @@
 //!
 //! A certificate counts before everything else: who shows one that is refused isn't asked for a token.
 
-use rumqttc::mqttbytes::v4::{ConnAck, Connect, ConnectAuth, ConnectReturnCode, Packet};
+use rumqttc::mqttbytes::v4::{Connect, ConnectAuth, ConnectReturnCode, Packet};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +41,9 @@ pub(super) async fn serve(
         Ok(who) => who,
         Err(error) => {
             tracing::error!(%error, "a device can't be looked up");
-            return refuse(wire, ConnectReturnCode::ServiceUnavailable, Closed::Storage).await;
+            return wire
+                .refuse(ConnectReturnCode::ServiceUnavailable, Closed::Storage)
+                .await;
         }
     };
     match who {
@@ -51,29 +53,15 @@ pub(super) async fn serve(
         Who::Provision => provision::serve(app, wire, shutdown).await,
         Who::Nobody(reason) => {
             tracing::info!(reason, "a connection was refused");
-            refuse(wire, ConnectReturnCode::NotAuthorized, Closed::Refused).await
+            wire.refuse(ConnectReturnCode::NotAuthorized, Closed::Refused)
+                .await
         }
         Who::Unknown => {
             tracing::info!(reason = "credentials", "a connection was refused");
-            refuse(
-                wire,
-                ConnectReturnCode::BadUserNamePassword,
-                Closed::Refused,
-            )
-            .await
+            wire.refuse(ConnectReturnCode::BadUserNamePassword, Closed::Refused)
+                .await
         }
     }
-}
-
-pub(super) async fn refuse(mut wire: Wire, code: ConnectReturnCode, closed: Closed) -> Closed {
-    if wire
-        .put(&Packet::ConnAck(ConnAck::new(code, false)))
-        .is_ok()
-    {
-        // CONNACK has said why.
-        wire.close(Closed::Gone).await;
-    }
-    closed
 }
 
 /// The first packet must be a CONNECT.

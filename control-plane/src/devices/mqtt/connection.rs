@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::Closed;
 use super::answer::{self, Asked};
-use super::connect::refuse;
 use super::ingest::{self, BATCH, Item, Job, Message, Outcome};
 use super::wire::Wire;
 use crate::app::App;
@@ -93,8 +92,14 @@ pub(super) async fn serve(
             // On the heap, so that the task of an idle connection isn't larger than it must be.
             Box::pin(connection.run(silence, shutdown)).await
         }
-        Ok(false) => refuse(wire, ConnectReturnCode::NotAuthorized, Closed::Refused).await,
-        Err(_) => refuse(wire, ConnectReturnCode::ServiceUnavailable, Closed::Storage).await,
+        Ok(false) => {
+            wire.refuse(ConnectReturnCode::NotAuthorized, Closed::Refused)
+                .await
+        }
+        Err(_) => {
+            wire.refuse(ConnectReturnCode::ServiceUnavailable, Closed::Storage)
+                .await
+        }
     };
     tracing::debug!(device = %device, reason = closed.word(), "disconnected");
     if app.sessions.disconnect(&device, &outlet) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use rumqttc::mqttbytes::Error;
 use rumqttc::mqttbytes::QoS;
-use rumqttc::mqttbytes::v4::{Packet, Publish, UnsubAck};
+use rumqttc::mqttbytes::v4::{ConnAck, ConnectReturnCode, Packet, Publish, UnsubAck};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -53,6 +53,16 @@ impl Wire {
             version: Version::Unknown,
             assigned: None,
         }
+    }
+
+    /// Answers a CONNECT with `code`, and closes.
+    pub(super) async fn refuse(mut self, code: ConnectReturnCode, closed: Closed) -> Closed {
+        let refused = Packet::ConnAck(ConnAck::new(code, false));
+        if self.put(&refused).is_ok() {
+            // CONNACK has said why.
+            self.close(Closed::Gone).await;
+        }
+        closed
     }
 
     /// Reads what there is. Dropping the future loses nothing.
