@@ -4,7 +4,7 @@ CARGO ?= cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 HOST := x86_64-unknown-linux-gnu
 
-.PHONY: help demo test soak bench fmt lint setup imgtool hook agent control clean
+.PHONY: help demo test soak bench fmt lint setup setup-bench imgtool hook agent control clean
 
 help:
 	@echo "make demo    build releases, boot them in QEMU, roll one out to two nodes, report"
@@ -31,12 +31,15 @@ test: setup
 soak: setup
 	CAIRN_SOAK=1 $(CARGO) test -p cairn-tests --test power_cut -- --nocapture
 
-bench: setup programs
+bench: setup-bench programs
 	$${CARGO_TARGET_DIR:-target}/release/bench
 
 # Installs what is missing. Needs root, or does nothing if all is there.
 setup:
 	.ci/setup
+
+setup-bench:
+	.ci/setup bench
 
 imgtool:
 	$(CARGO) build --release -p cairn-imgtool
