@@ -4,7 +4,7 @@ CARGO ?= cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 HOST := x86_64-unknown-linux-gnu
 
-.PHONY: help demo test soak fuzz bench fmt lint setup setup-fuzz imgtool hook agent control clean
+.PHONY: help demo test soak fuzz bench fmt lint setup setup-fuzz setup-bench imgtool hook agent control clean
 
 help:
 	@echo "make demo    build releases, boot them in QEMU, roll one out to two nodes, report"
@@ -37,14 +37,17 @@ soak: setup setup-fuzz
 fuzz: setup-fuzz
 	.ci/fuzz
 
-bench: setup programs
+bench: setup-bench programs
 	$${CARGO_TARGET_DIR:-target}/release/bench
 
 # Installs what is missing. Needs root, or does nothing if all is there.
 setup:
 	.ci/setup
 
-# The same for fuzzing alone: nightly Rust, cargo-fuzz, a C++ compiler.
+# The same for the benchmarks' peers, and for fuzzing: nightly Rust, cargo-fuzz, a C++ compiler.
+setup-bench:
+	.ci/setup bench
+
 setup-fuzz:
 	.ci/setup-fuzz
 

@@ -44,6 +44,8 @@ pub struct DebPackage {
     pub name: String,
     /// Its Debian version.
     pub version: String,
+    /// The source package that it was built from.
+    pub source: String,
     /// `amd64` or `all`.
     pub arch: String,
     /// What it needs: each inner list is a choice.
@@ -67,6 +69,8 @@ impl DebPackage {
             match key {
                 "Package" => package.name = value.to_owned(),
                 "Version" => package.version = value.to_owned(),
+                // A rebuild names the source's version in brackets.
+                "Source" => package.source = value.split(' ').next().unwrap_or(value).to_owned(),
                 "Architecture" => package.arch = value.to_owned(),
                 "Depends" | "Pre-Depends" => package.depends.extend(
                     value
@@ -81,7 +85,14 @@ impl DebPackage {
                 _ => {}
             }
         }
+        if package.source.is_empty() {
+            package.source.clone_from(&package.name);
+        }
         package
+    }
+
+    fn runs_here(&self) -> bool {
+        self.arch == "amd64" || self.arch == "all"
     }
 
     /// The name under which `apt-get download` stores it.
@@ -117,7 +128,7 @@ impl AptIndex {
         let packages: BTreeMap<_, _> = text
             .split("\n\n")
             .map(DebPackage::parse)
-            .filter(|package| package.arch == "amd64" || package.arch == "all")
+            .filter(DebPackage::runs_here)
             .map(|package| (package.name.clone(), package))
             .collect();
         let mut providers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -194,6 +205,28 @@ impl AptIndex {
             .or(providers.first());
         self.get(one.map_or(name, String::as_str))
     }
+}
+
+/// Every version of a package that apt could fetch, the newest first.
+///
+/// # Errors
+/// If apt knows of none.
+pub fn versions(name: &str) -> Result<Vec<DebPackage>> {
+    let output = Command::new("apt-cache")
+        .args(["show", "--all-versions", name])
+        .run()
+        .with_context(|| format!("apt knows of no package {name}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut versions: Vec<DebPackage> = Vec::new();
+    for package in text.split("\n\n").map(DebPackage::parse) {
+        let known = |one: &DebPackage| one.version == package.version;
+        // One that is only installed has no file to fetch.
+        let fetchable = package.runs_here() && !package.sha256.is_empty();
+        if package.name == name && fetchable && !versions.iter().any(known) {
+            versions.push(package);
+        }
+    }
+    Ok(versions)
 }
 
 /// Puts the packages' files into `dir`, those that aren't there yet.

@@ -223,7 +223,16 @@ impl ExtraRepo {
         let dir = parent.join(name);
         fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let files: Result<Vec<_>> = packages.iter().map(|package| package.build(&dir)).collect();
-        repo_add(&dir, name, &files?)?;
+        Self::of_files(parent, name, &files?)
+    }
+
+    /// Makes one of package files that lie in its folder, `name` in `parent`.
+    ///
+    /// # Errors
+    /// If the database can't be made.
+    pub fn of_files(parent: &Path, name: &str, files: &[PathBuf]) -> Result<Self> {
+        let dir = parent.join(name);
+        repo_add(&dir, name, files)?;
         Ok(Self {
             name: name.to_owned(),
             dir,

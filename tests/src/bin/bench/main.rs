@@ -3,6 +3,7 @@
 
 mod agent;
 mod control;
+mod delta;
 mod images;
 
 use std::fs;
@@ -13,14 +14,18 @@ use cairn_tests::tools;
 
 type Part = (&'static str, fn() -> Result<()>);
 
-const PARTS: [Part; 3] = [
+const PARTS: [Part; 4] = [
     ("images", images::run),
     ("control", control::run),
     ("agent", agent::run),
+    ("delta", delta::run),
 ];
 
 fn main() -> Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((delta::APPLY, rest)) = wanted.split_first().map(|(word, rest)| (&**word, rest)) {
+        return delta::apply(rest);
+    }
     if let Some(unknown) = wanted
         .iter()
         .find(|name| PARTS.iter().all(|(part, _)| part != name))
