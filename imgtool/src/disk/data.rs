@@ -61,9 +61,35 @@ pub fn make(disk: &Path, range: Range, tree: &Path) -> Result<()> {
     })
 }
 
+/// Where the superblock lies in the partition, and in it, little endian, the features that
+/// whoever writes has to know and those that everybody has to.
+const SUPERBLOCK: u64 = 1024;
+const RO_COMPAT: u64 = SUPERBLOCK + 100;
+const INCOMPAT: u64 = SUPERBLOCK + 96;
+/// `metadata_csum`, in the second byte of the former.
+const METADATA_CSUM: u8 = 0x04;
+/// The journal isn't replayed yet; in the first byte of the latter.
+const RECOVER: u8 = 0x04;
+
+/// The partition as GRUB sees it, which replays no journal. The driver replays only a
+/// journal with checksums, and refuses others: so it doesn't hear of them.
 struct Part {
     disk: File,
     range: Range,
+    has_sums: bool,
+}
+
+impl Part {
+    fn open(disk: File, range: Range) -> std::io::Result<Self> {
+        let mut features = [0; 4];
+        disk.read_exact_at(&mut features, range.start + RO_COMPAT)?;
+        let has_sums = features[1] & METADATA_CSUM != 0;
+        Ok(Self {
+            disk,
+            range,
+            has_sums,
+        })
+    }
 }
 
 impl Ext4Read for Part {
@@ -76,7 +102,15 @@ impl Ext4Read for Part {
         if end > self.range.size {
             return Err(format!("byte {end} lies behind the partition's end").into());
         }
-        Ok(self.disk.read_exact_at(dst, self.range.start + start)?)
+        self.disk.read_exact_at(dst, self.range.start + start)?;
+        let place = INCOMPAT.checked_sub(start).map(usize::try_from);
+        if let Some(Ok(place)) = place
+            && !self.has_sums
+            && let Some(byte) = dst.get_mut(place)
+        {
+            *byte &= !RECOVER;
+        }
+        Ok(())
     }
 }
 
@@ -99,7 +133,8 @@ impl Data {
             ))
         };
         let disk = disk.try_clone().map_err(|e| wrong().because(e))?;
-        let fs = Ext4::load(Box::new(Part { disk, range })).map_err(|e| wrong().because(e))?;
+        let part = Part::open(disk, range).map_err(|e| wrong().because(e))?;
+        let fs = Ext4::load(Box::new(part)).map_err(|e| wrong().because(e))?;
         Ok(Self {
             fs,
             disk: path.to_owned(),
@@ -155,5 +190,36 @@ impl Data {
             self.disk.display()
         ))
         .because(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_disk_that_was_switched_off_is_read_as_grub_sees_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (disk, tree) = (scratch.path().join("disk"), scratch.path().join("tree"));
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("file"), b"content").unwrap();
+        let (start, size) = (1 << 20, 64 << 20);
+        let file = File::options()
+            .create_new(true)
+            .read(true)
+            .write(true)
+            .open(&disk)
+            .unwrap();
+        file.set_len(start + size).unwrap();
+        make(&disk, Range { start, size }, &tree).unwrap();
+        // As the kernel leaves it while it is mounted.
+        let place = start + INCOMPAT;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, place).unwrap();
+        file.write_all_at(&[byte[0] | RECOVER], place).unwrap();
+        let data = Data::open(&file, &disk, Range { start, size }).unwrap();
+        assert_eq!(data.read("/file").unwrap(), b"content");
+        assert_eq!(data.list("/").unwrap(), ["file", "lost+found"]);
     }
 }
