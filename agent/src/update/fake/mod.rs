@@ -185,10 +185,20 @@ fn blocks(what: &str, name: &str) -> Vec<u8> {
 
 /// A release's files, signed by `key`.
 pub fn release(name: &str, sequence: u64, key: &SecretKey) -> (Manifest, Files) {
+    release_with(name, sequence, key, name)
+}
+
+/// The same with the kernel container of another release.
+pub fn release_with(
+    name: &str,
+    sequence: u64,
+    key: &SecretKey,
+    kernel_of: &str,
+) -> (Manifest, Files) {
     let mut manifest = manifest::example::manifest(&version(name), sequence);
     manifest.created =
         cairn_release::Timestamp::from_unix(1_000_000 + i64::try_from(sequence).unwrap()).unwrap();
-    let (kernel_image, kernel) = image(blocks("kernel", name));
+    let (kernel_image, kernel) = image(blocks("kernel", kernel_of));
     let (root_image, root) = image(blocks("root", name));
     manifest.kernel.image = kernel_image;
     manifest.root = root_image;
@@ -207,6 +217,11 @@ pub fn release(name: &str, sequence: u64, key: &SecretKey) -> (Manifest, Files) 
 /// An order for a release made by [`release`].
 pub fn order(id: &str, name: &str, sequence: u64) -> ReleaseOrder {
     let (manifest, _) = release(name, sequence, &release_key());
+    order_for(id, name, sequence, &manifest)
+}
+
+/// An order for the release of this manifest.
+pub fn order_for(id: &str, name: &str, sequence: u64, manifest: &Manifest) -> ReleaseOrder {
     ReleaseOrder {
         id: id.into(),
         version: version(name),
@@ -261,11 +276,16 @@ impl World {
 
     /// Puts a release into the store.
     pub fn publish(&mut self, name: &str, sequence: u64, behaviour: Behaviour) {
-        for (part, bytes) in release(name, sequence, &release_key()).1 {
+        self.offer(name, release(name, sequence, &release_key()).1);
+        self.behaviour.insert(version(name), behaviour);
+    }
+
+    /// Puts these files into the store.
+    pub fn offer(&mut self, name: &str, files: Files) {
+        for (part, bytes) in files {
             self.store
                 .insert(format!("/releases/stable/{name}/{}", part.name()), bytes);
         }
-        self.behaviour.insert(version(name), behaviour);
     }
 
     /// Puts patches to a release into the store, from those that are installed.

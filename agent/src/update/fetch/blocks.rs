@@ -122,6 +122,27 @@ impl<E: Effects> Fetch<'_, E> {
         Ok(image.verity.index(&tree))
     }
 
+    /// The index out of an installed image that is the same.
+    ///
+    /// # Errors
+    /// If the disk doesn't take it.
+    pub(super) fn own_index(
+        &self,
+        part: Part,
+        image: &Image,
+        old: &[Old],
+    ) -> Result<Option<BlockIndex>, Cause> {
+        let range = image.verity.hash_offset..image.size;
+        let same = old.iter().find(|old| old.image.verity == image.verity);
+        let tree = same.and_then(|old| self.effects.read(&old.version, part, range).ok());
+        let Some(tree) = tree else { return Ok(None) };
+        let index = image.verity.index(&tree);
+        if index.is_some() {
+            self.write(part, image.verity.hash_offset, &tree)?;
+        }
+        Ok(index)
+    }
+
     /// Fetches the index; `None` if the server knows no ranges, or the index is too long to be held.
     ///
     /// # Errors

@@ -67,7 +67,8 @@ impl<'f, E: Effects> Fetch<'f, E> {
         self.whole(Wanted { part, size, url }, &|_| {}).await
     }
 
-    /// Fetches an image: of a patch if there is one for an image of this node; or else the blocks that are nowhere here;
+    /// Fetches an image: nothing if an installed release has the same one; a patch if there is one for an image of this
+    /// node; or else the blocks that are nowhere here;
     /// or else, from a server that knows no ranges, all of it. `progress` is told how many bytes are there.
     ///
     /// # Errors
@@ -85,8 +86,11 @@ impl<'f, E: Effects> Fetch<'f, E> {
                 self.discard(patch::of(part))?;
                 Some(index)
             }
-            None if self.patched(part, image, &old, progress).await? => return Ok(()),
-            None => self.index(part, image).await?,
+            None => match self.own_index(part, image, &old)? {
+                Some(index) => Some(index),
+                None if self.patched(part, image, &old, progress).await? => return Ok(()),
+                None => self.index(part, image).await?,
+            },
         };
         if let Some(index) = index
             && self.blocks(part, image, &index, &old, progress).await?

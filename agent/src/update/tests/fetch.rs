@@ -2,6 +2,7 @@
 
 use cairn_release::BLOCK;
 
+use super::super::fake::{order_for, release_with};
 use super::*;
 use crate::update::effects::Part;
 
@@ -35,6 +36,18 @@ fn blocks(node: &Node) -> u64 {
 fn only_blocks_that_are_nowhere_here_are_fetched() {
     // Of each image its tree and its own two.
     assert_eq!(blocks(&Node::new()), 2 * 3);
+}
+
+#[test]
+fn an_image_that_an_installed_release_has_costs_nothing() {
+    let node = Node::new();
+    let (manifest, files) = release_with("2.0", 2, &release_key(), "1.0");
+    node.world().offer("2.0", files);
+    node.obeys(&order_for("o1", "2.0", 2, &manifest));
+    assert_eq!(node.failure("o1"), None);
+    let world = node.world();
+    let root = 3 * BLOCK as u64;
+    assert_eq!(world.traffic, manifests(&world) + root);
 }
 
 #[test]

@@ -145,7 +145,8 @@ impl Line {
         self.cuts.pop();
         // The kernel of an agent that was killed closes its connections at once.
         self.generation += 1;
-        if rand::random() {
+        // The agent waits a second after each of these, so they are fewer.
+        if rand::thread_rng().gen_ratio(1, 4) {
             self.dropped += 1;
         } else if let Some(agent) = &mut self.agent {
             agent.kill().unwrap();
@@ -254,7 +255,7 @@ fn cut_off_a_hundred_times_less_than_a_hundredth_comes_twice() {
     let image = data.path().join("releases/2.0.partial").join(name::ROOT);
     assert!(std::fs::read(image).unwrap() == new_bytes);
     assert_eq!(line.killed + line.dropped, CUTS);
-    assert!(line.killed > 20 && line.dropped > 20);
+    assert!(line.killed > 20 && line.dropped > 5);
     let twice = line.sent - needed;
     assert!(twice < new.size / 100, "{twice} of {} came twice", new.size);
 }
