@@ -69,6 +69,7 @@ const CRATES: [(&str, &str, &[&str]); 13] = [
             "cairn-release",
             "cairn-boot-state",
             "cairn-wire",
+            "cairn-delta",
             "cairn-system",
             "cairn-imgtool",
         ],
