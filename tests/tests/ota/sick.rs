@@ -9,7 +9,7 @@ fn a_sick_release_is_left_remembered_and_taken_again_when_forgiven() -> Result<(
     let rollout = bench.roll_out(SICK, &[])?;
     bench.node.is_up(SICK, "trial")?;
     // One file is another, and there is a patch.
-    bench.site.sent_less(before, 64 << 10)?;
+    bench.site.sent_less(before, 128 << 10)?;
     bench.node.is_up(FIRST, "good")?;
     let end = bench.site.fails(&rollout, &bench.device, "unhealthy")?;
     assert!(
