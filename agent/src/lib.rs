@@ -6,11 +6,13 @@
 //! | [`setting`] | a single one: what is wrong with it, spans of time |
 //! | [`identity`] | the node's key and certificate: enrolment, renewal, recovery |
 //! | [`link`] | MQTT and HTTP to the server, and what it orders |
+//! | [`neighbours`] | the other nodes of the site, who have images, too |
 //! | [`rpc`] | what the server may ask for |
 //! | [`outbox`] | what waits to be sent, on the disk |
 //! | [`telemetry`] | measuring the node; what it is |
 //! | [`metrics`] | Prometheus' text, and a listener for it |
 //! | [`diagnostics`] | what a person wants to see of a node that is far away |
+//! | [`requests`], [`pace`] | the little of an HTTP server that is needed; a rate, kept |
 //! | [`clock`] | the time, as far as it is known |
 //! | [`files`] | small files that survive a power cut |
 //! | [`shutdown`] | telling tasks to end |
@@ -38,7 +40,10 @@ pub mod identity;
 pub mod link;
 pub mod logging;
 pub mod metrics;
+pub mod neighbours;
 pub mod outbox;
+pub mod pace;
+pub mod requests;
 pub mod rpc;
 pub mod setting;
 pub mod shutdown;

@@ -5,88 +5,163 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use argh::FromArgs;
 use cairn_agent::daemon::{self, Paths};
 use cairn_agent::identity::keeper::Standing;
 use cairn_agent::identity::{Identity, key, request};
 use cairn_agent::outbox::Priority;
 use cairn_agent::socket::{self, Report, Request};
 use cairn_agent::{clock::Clock, config, files, logging, status};
-use clap::{Parser, Subcommand};
 use serde_json::json;
 
 /// Runs a node: tells the control plane how it is, does what it is asked, updates it.
-#[derive(Parser)]
-#[command(name = "cairn-agent", version)]
+#[derive(FromArgs)]
 struct Cli {
-    /// Folder of configuration fragments; may be given more than once, the later wins
-    #[arg(long, global = true, value_name = "DIR")]
+    /// folder of configuration fragments; may be given more than once, the later wins
+    #[argh(option, arg_name = "dir")]
     config_dir: Vec<PathBuf>,
-    /// Where DATA is mounted
-    #[arg(long, global = true, value_name = "DIR", default_value = "/data")]
+    /// where DATA is mounted; /data without it
+    #[argh(option, arg_name = "dir", default = "\"/data\".into()")]
     data: PathBuf,
-    /// Folder for what lives as long as the boot
-    #[arg(long, global = true, value_name = "DIR", default_value = "/run/cairn")]
+    /// folder for what lives as long as the boot; /run/cairn without it
+    #[argh(option, arg_name = "dir", default = "\"/run/cairn\".into()")]
     run_dir: PathBuf,
-    #[command(subcommand)]
-    command: Command,
+    /// says which version this is
+    #[argh(switch, short = 'V')]
+    version: bool,
+    #[argh(subcommand)]
+    command: Option<Command>,
 }
 
-#[derive(Subcommand)]
+#[derive(FromArgs)]
+#[argh(subcommand)]
 enum Command {
-    /// Runs the daemon
-    Run,
-    /// Shows how the node is
-    Status {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Trades an enrolment file for a certificate
-    Enrol {
-        /// The file; else the one in the agent's folder or in /etc/cairn
-        #[arg(long)]
-        file: Option<PathBuf>,
-    },
-    /// Checks the configuration fragments, and shows what they say together; the rest has its default
-    Config,
-    /// Shows an update's progress until it is interrupted
-    Watch,
-    /// Tells the control plane something; returns when it is on the disk
-    Report {
-        /// Telemetry as a JSON object, such as {"wear_percent": 12}
-        values: String,
-        /// What is dropped first if the outbox is full: event, fact or sample
-        #[arg(long, value_parser = priority, default_value = "sample")]
-        priority: Priority,
-    },
-    /// Forgets that a release failed here
-    Forgive {
-        /// Digest of its manifest's payload, as `status --json` shows it under update.failed
-        release: cairn_release::Digest,
-    },
+    Run(RunArgs),
+    Status(StatusArgs),
+    Enrol(EnrolArgs),
+    Config(ConfigArgs),
+    Watch(WatchArgs),
+    Report(ReportArgs),
+    Forgive(ForgiveArgs),
+}
+
+/// Runs the daemon
+#[derive(FromArgs)]
+#[argh(subcommand, name = "run")]
+struct RunArgs {}
+
+/// Shows how the node is
+#[derive(FromArgs)]
+#[argh(subcommand, name = "status")]
+struct StatusArgs {
+    /// as JSON
+    #[argh(switch)]
+    json: bool,
+}
+
+/// Trades an enrolment file for a certificate
+#[derive(FromArgs)]
+#[argh(subcommand, name = "enrol")]
+struct EnrolArgs {
+    /// the file; else the one in the agent's folder or in /etc/cairn
+    #[argh(option)]
+    file: Option<PathBuf>,
+}
+
+/// Checks the configuration fragments, and shows what they say together; the rest has its default
+#[derive(FromArgs)]
+#[argh(subcommand, name = "config")]
+struct ConfigArgs {}
+
+/// Shows an update's progress until it is interrupted
+#[derive(FromArgs)]
+#[argh(subcommand, name = "watch")]
+struct WatchArgs {}
+
+/// Tells the control plane something; returns when it is on the disk
+#[derive(FromArgs)]
+#[argh(subcommand, name = "report")]
+struct ReportArgs {
+    /// telemetry as a JSON object, such as {{"wear_percent": 12}}
+    #[argh(positional)]
+    values: String,
+    /// what is dropped first if the outbox is full: event, fact or sample; sample without it
+    #[argh(option, from_str_fn(priority), default = "Priority::Sample")]
+    priority: Priority,
+}
+
+/// Forgets that a release failed here
+#[derive(FromArgs)]
+#[argh(subcommand, name = "forgive")]
+struct ForgiveArgs {
+    /// digest of its manifest's payload, as `status --json` shows it under update.failed
+    #[argh(positional)]
+    release: cairn_release::Digest,
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut cli = match parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    if cli.version {
+        return ended(print(concat!(
+            "cairn-agent ",
+            env!("CARGO_PKG_VERSION"),
+            "\n"
+        )));
+    }
+    let Some(command) = cli.command.take() else {
+        let reason = "expected a command; cairn-agent --help shows them";
+        ended(Err(anyhow::anyhow!(reason)));
+        return ExitCode::from(2);
+    };
     logging::start();
     // An error means that it is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let daemon = matches!(cli.command, Command::Run);
-    match work(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+    let daemon = matches!(command, Command::Run(_));
+    match work(cli, command) {
         Err(error) if daemon => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
-        Err(error) => {
-            // There is nobody else to tell if stderr is closed.
-            let _ = writeln!(std::io::stderr(), "cairn-agent: {error:#}");
-            ExitCode::FAILURE
-        }
+        result => ended(result),
     }
 }
 
-fn work(cli: Cli) -> anyhow::Result<()> {
+/// Reads the command line; shows the help if that is asked for, or what is wrong.
+fn parse() -> Result<Cli, ExitCode> {
+    let words: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    Cli::from_args(&["cairn-agent"], &words).map_err(|early| {
+        let text = early.output.trim_end();
+        match early.status {
+            Ok(()) => ended(print(&format!("{text}\n"))),
+            Err(()) => {
+                // There is nobody else to tell if stderr is closed.
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "cairn-agent: {text}\ncairn-agent --help shows what there is; --config-dir, --data and --run-dir come before the command"
+                );
+                ExitCode::from(2)
+            }
+        }
+    })
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    // There is nobody else to tell if stderr is closed.
+    let _ = writeln!(std::io::stderr(), "cairn-agent: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn work(cli: Cli, command: Command) -> anyhow::Result<()> {
     let paths = Paths {
         config: if cli.config_dir.is_empty() {
             vec![
@@ -105,14 +180,14 @@ fn work(cli: Cli) -> anyhow::Result<()> {
         .max_blocking_threads(4)
         .build()
         .context("cannot start the runtime")?;
-    let result = match cli.command {
-        Command::Run => runtime.block_on(daemon::run(paths)),
-        Command::Status { json } => runtime.block_on(show(&paths, json)),
-        Command::Enrol { file } => runtime.block_on(enrol(&paths, file)),
-        Command::Config => print(&said(&paths.config)?),
-        Command::Watch => runtime.block_on(watch(&paths)),
-        Command::Report { values, priority } => runtime.block_on(report(&paths, &values, priority)),
-        Command::Forgive { release } => runtime.block_on(forgive(&paths, release)),
+    let result = match command {
+        Command::Run(_) => runtime.block_on(daemon::run(paths)),
+        Command::Status(args) => runtime.block_on(show(&paths, args.json)),
+        Command::Enrol(args) => runtime.block_on(enrol(&paths, args.file)),
+        Command::Config(_) => print(&said(&paths.config)?),
+        Command::Watch(_) => runtime.block_on(watch(&paths)),
+        Command::Report(args) => runtime.block_on(report(&paths, &args.values, args.priority)),
+        Command::Forgive(args) => runtime.block_on(forgive(&paths, args.release)),
     };
     // What is stuck in a file operation doesn't hold us.
     runtime.shutdown_background();
@@ -121,9 +196,7 @@ fn work(cli: Cli) -> anyhow::Result<()> {
 
 /// What the fragments say, under a line that names where they were looked for.
 fn said(folders: &[PathBuf]) -> anyhow::Result<String> {
-    let (input, _) = config::load(folders)?;
-    let mut table = toml::Table::try_from(&input)?;
-    table.retain(|_, section| !section.as_table().is_some_and(toml::Table::is_empty));
+    let (table, _) = config::load(folders)?;
     let folders: Vec<_> = folders
         .iter()
         .map(|folder| {

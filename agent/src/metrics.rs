@@ -8,25 +8,23 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use serde::Deserialize;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
 use crate::outbox;
+use crate::requests::{self, Head, Requests};
 use crate::setting::Invalid;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Process;
 
-/// Bytes of a request, at most.
-const REQUEST: usize = 8 * 1024;
 /// For a request and its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Requests at a time.
 const MANY: usize = 8;
 
 /// `[metrics]` as it is written.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Input {
     /// A loopback address, as `127.0.0.1:9469`; without it nothing listens.
@@ -237,66 +235,41 @@ pub async fn serve(
     snapshot: impl Fn() -> Snapshot + Send + Sync + 'static,
     mut shutdown: Shutdown,
 ) {
-    let room = Arc::new(Semaphore::new(MANY));
     let snapshot = Arc::new(snapshot);
-    loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-            return;
-        };
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection for metrics");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-            () = shutdown.requested() => return,
-        };
+    let answered = requests::accept(listener, MANY, |stream| {
         let snapshot = Arc::clone(&snapshot);
-        tokio::spawn(async move {
+        async move {
             // Who is slow or gone gets nothing.
             let _ = tokio::time::timeout(PATIENCE, answer(stream, || snapshot())).await;
-            drop(permit);
-        });
+        }
+    });
+    tokio::select! {
+        _ = answered => {}
+        () = shutdown.requested() => {}
     }
 }
 
-async fn answer(mut stream: TcpStream, snapshot: impl Fn() -> Snapshot) -> std::io::Result<()> {
-    let mut request = Vec::with_capacity(1024);
-    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
-        let mut piece = [0; 1024];
-        let got = stream.read(&mut piece).await?;
-        if got == 0 || request.len() + got > REQUEST {
-            return Ok(());
-        }
-        request.extend_from_slice(piece.get(..got).unwrap_or_default());
-    }
-    let line = request
-        .split(|byte| *byte == b'\r')
-        .next()
-        .unwrap_or_default();
-    let (status, body) = respond(&String::from_utf8_lossy(line), snapshot);
+async fn answer(stream: TcpStream, snapshot: impl Fn() -> Snapshot) -> std::io::Result<()> {
+    let mut requests = Requests::new(stream);
+    let Some(head) = requests.next().await? else {
+        return Ok(());
+    };
+    let (status, body) = respond(&head, snapshot);
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
+    let stream = &mut requests.stream;
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(body.as_bytes()).await?;
     stream.shutdown().await
 }
 
-fn respond(line: &str, snapshot: impl Fn() -> Snapshot) -> (&'static str, String) {
-    let mut words = line.split(' ');
-    let (method, target) = (
-        words.next().unwrap_or_default(),
-        words.next().unwrap_or_default(),
-    );
-    if method != "GET" {
+fn respond(head: &Head, snapshot: impl Fn() -> Snapshot) -> (&'static str, String) {
+    if head.method != "GET" {
         return ("405 Method Not Allowed", "only GET\n".to_owned());
     }
-    match target.split('?').next().unwrap_or_default() {
+    match head.target.split('?').next().unwrap_or_default() {
         "/metrics" => ("200 OK", render(&snapshot())),
         "/healthz" => ("200 OK", "ok\n".to_owned()),
         "/readyz" => match snapshot().not_ready {
@@ -312,6 +285,8 @@ fn respond(line: &str, snapshot: impl Fn() -> Snapshot) -> (&'static str, String
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt as _;
+
     use super::*;
     use crate::shutdown;
 
@@ -417,7 +392,7 @@ mod tests {
                 .starts_with("HTTP/1.1 404")
         );
         let mut flood = TcpStream::connect(address).await.unwrap();
-        let _ = flood.write_all(&vec![b'x'; 3 * REQUEST]).await;
+        let _ = flood.write_all(&vec![b'x'; 3 * requests::HEAD]).await;
         let mut answer = Vec::new();
         let _ = flood.read_to_end(&mut answer).await;
         assert!(answer.is_empty());

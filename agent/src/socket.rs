@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 
 use crate::outbox::Priority;
 use crate::rpc::Service;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, boxed};
 
 /// The longest request, in bytes.
 const REQUEST: u64 = 4096;
@@ -152,12 +152,12 @@ impl Socket {
                     // One too many is hung up on.
                     let Ok(place) = places.clone().try_acquire_owned() else { continue };
                     let services = services.clone();
-                    clients.spawn(async move {
+                    clients.spawn(boxed(async move {
                         if let Err(error) = serve(stream, services).await {
                             tracing::debug!(%error, "a client of the socket");
                         }
                         drop(place);
-                    });
+                    }));
                 }
             }
         }

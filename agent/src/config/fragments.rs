@@ -97,13 +97,16 @@ impl Merged {
     /// # Errors
     /// If fragments that make sense alone don't together.
     pub fn input(&self) -> Result<Input, ConfigError> {
+        // As text, which the program can read already.
+        toml::from_str(&self.table.to_string()).map_err(|error| ConfigError::Value {
+            path: None,
+            invalid: Invalid::new("the fragments together", error.message()),
+        })
+    }
+
+    /// All that they say.
+    pub fn into_table(self) -> Table {
         self.table
-            .clone()
-            .try_into()
-            .map_err(|error: toml::de::Error| ConfigError::Value {
-                path: None,
-                invalid: Invalid::new("the fragments together", error.message()),
-            })
     }
 
     /// Which fragment said the value of a key, or of the next above it.

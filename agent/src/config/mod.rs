@@ -6,10 +6,11 @@ pub mod fragments;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use toml::Table;
 
 use crate::setting::Invalid;
-use crate::{link, metrics, outbox, rpc, telemetry, update};
+use crate::{link, metrics, neighbours, outbox, rpc, telemetry, update};
 
 /// The configuration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +44,7 @@ pub enum ConfigError {
 }
 
 /// What fragments say.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Input {
     /// Where the server is.
@@ -56,6 +57,8 @@ pub struct Input {
     pub telemetry: telemetry::Input,
     /// Where metrics are served.
     pub metrics: metrics::Input,
+    /// Whether images are shared at the site.
+    pub neighbours: neighbours::Input,
     /// When and how the node updates.
     pub update: update::Input,
     /// What makes a release on trial good.
@@ -77,6 +80,8 @@ pub struct Settings {
     pub telemetry: telemetry::Settings,
     /// `[metrics]`.
     pub metrics: metrics::Settings,
+    /// `[neighbours]`.
+    pub neighbours: neighbours::Settings,
     /// `[update]` and `[health]`.
     pub update: update::Settings,
     /// `[rpc]` and `[actions]`.
@@ -94,22 +99,23 @@ impl Settings {
             outbox: outbox::Settings::check(&input.outbox)?,
             telemetry: telemetry::Settings::check(&input.telemetry)?,
             metrics: metrics::Settings::check(&input.metrics)?,
+            neighbours: neighbours::Settings::check(&input.neighbours)?,
             update: update::Settings::check(&input.update, &input.health)?,
             rpc: rpc::settings::Settings::check(&input.rpc, &input.actions)?,
         })
     }
 }
 
-/// Reads the fragments in `folders`, and checks what they say together.
+/// Reads the fragments in `folders`, and checks what they say together; gives that, and what is in force.
 ///
 /// # Errors
 /// Names the file, and the key or the line.
-pub fn load(folders: &[PathBuf]) -> Result<(Input, Settings), ConfigError> {
+pub fn load(folders: &[PathBuf]) -> Result<(Table, Settings), ConfigError> {
     let merged = fragments::read(folders)?;
     let input = merged.input()?;
     let settings = Settings::check(&input).map_err(|invalid| ConfigError::Value {
         path: merged.origin(&invalid.key),
         invalid,
     })?;
-    Ok((input, settings))
+    Ok((merged.into_table(), settings))
 }

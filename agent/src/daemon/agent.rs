@@ -26,7 +26,7 @@ use crate::shutdown::Shutdown;
 use crate::socket::Report;
 use crate::telemetry::{self, Process, Sources};
 use crate::update::{self, Updater};
-use crate::{diagnostics, status};
+use crate::{diagnostics, neighbours, status};
 
 /// What is the same for as long as the agent runs.
 pub(super) struct Agent {
@@ -69,14 +69,27 @@ impl Agent {
         let (orders, poll) = (self.orders.clone(), settings.link.poll);
         round.spawn(|shutdown| orders.run(http, health, poll, backoff, refused, shutdown));
 
+        let paths = update::Paths {
+            data: self.paths.data.clone(),
+            agent: self.paths.agent(),
+            run: self.paths.run.clone(),
+        };
+        let sharing = settings.neighbours.share.then(|| {
+            let shelf = Arc::new(paths.shelf(self.clock.clone()));
+            let (neighbours, service) = neighbours::pair(
+                settings.neighbours.clone(),
+                self.standing.clone(),
+                self.clock.clone(),
+                shelf.clone(),
+            );
+            round.spawn(|shutdown| service.run(shutdown));
+            update::Sharing { neighbours, shelf }
+        });
         let updater = Updater::new(update::Deps {
             settings: settings.update.clone(),
-            paths: update::Paths {
-                data: self.paths.data.clone(),
-                agent: self.paths.agent(),
-                run: self.paths.run.clone(),
-            },
+            paths,
             http: self.http.clone(),
+            sharing,
             link: self.health.watch(),
             orders: self.orders.watch(),
             outbox: self.outbox.clone(),

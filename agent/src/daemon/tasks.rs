@@ -2,7 +2,7 @@
 
 use tokio::task::JoinHandle;
 
-use crate::shutdown::{self, Shutdown, Trigger};
+use crate::shutdown::{self, Shutdown, Trigger, boxed};
 
 /// Tasks that end together.
 pub struct Tasks {
@@ -27,7 +27,8 @@ impl Tasks {
         &mut self,
         work: impl FnOnce(Shutdown) -> F,
     ) {
-        self.handles.push(tokio::spawn(work(self.shutdown.clone())));
+        let work = boxed(work(self.shutdown.clone()));
+        self.handles.push(tokio::spawn(work));
     }
 
     /// Tells all to end, and waits for them.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rcgen::{CertificateParams, DnType, KeyPair, PublicKeyData};
 use rustls::pki_types::CertificateDer;
+use rustls::server::ParsedCertificate;
 
 use super::IdentityError;
 
@@ -51,8 +52,8 @@ pub fn signing_request(key: &str, name: &str) -> Result<String, IdentityError> {
 /// If the key can't be used.
 pub fn matches(key: &str, certificate: &CertificateDer<'_>) -> Result<bool, IdentityError> {
     let key = KeyPair::from_pem(key)?;
-    let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else {
+    let Ok(parsed) = ParsedCertificate::try_from(certificate) else {
         return Ok(false);
     };
-    Ok(parsed.public_key().raw == key.subject_public_key_info())
+    Ok(parsed.subject_public_key_info().as_ref() == key.subject_public_key_info())
 }

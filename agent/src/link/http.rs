@@ -6,18 +6,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Method, Url};
+use reqwest::{Client, Method, Url, redirect};
 use tokio::sync::watch;
 
 use super::LinkError;
-use super::tls;
+use super::tls::{self, Peer};
 use crate::clock::Clock;
 use crate::identity::{self, Identity};
 
-/// How long connecting may take, TLS included.
+/// How long connecting to a server may take, TLS included.
 const CONNECT: Duration = Duration::from_secs(20);
 /// How long an answer, or its next part, may keep one waiting.
 const READ: Duration = Duration::from_secs(60);
+/// The same for another device on the link.
+const CONNECT_NEAR: Duration = Duration::from_secs(3);
+const READ_NEAR: Duration = Duration::from_secs(15);
 /// The longest error that is read, in bytes.
 const ERROR: usize = 4096;
 
@@ -26,6 +29,7 @@ const ERROR: usize = 4096;
 pub struct Http(Arc<Inner>);
 
 struct Inner {
+    peer: Peer,
     clock: Clock,
     target: watch::Receiver<Arc<Target>>,
     client: std::sync::Mutex<Option<(Arc<Target>, Client)>>,
@@ -93,7 +97,17 @@ impl HttpResponse {
 impl Http {
     /// Asks what `target` names at the time.
     pub fn new(clock: Clock, target: watch::Receiver<Arc<Target>>) -> Self {
+        Self::to(Peer::Server, clock, target)
+    }
+
+    /// Asks other devices of the CA that `target`'s identity is of, by whole URLs.
+    pub fn to_devices(clock: Clock, target: watch::Receiver<Arc<Target>>) -> Self {
+        Self::to(Peer::Device, clock, target)
+    }
+
+    fn to(peer: Peer, clock: Clock, target: watch::Receiver<Arc<Target>>) -> Self {
         Self(Arc::new(Inner {
+            peer,
             clock,
             target,
             client: std::sync::Mutex::new(None),
@@ -269,18 +283,23 @@ impl Http {
             return Ok((target, client.clone()));
         }
         let config = tls::client_config(
+            self.0.peer,
             target.ca.as_deref(),
             target.identity.as_deref(),
             self.0.clock.clone(),
         )?;
+        let (connect, read, redirects) = match self.0.peer {
+            Peer::Server => (CONNECT, READ, redirect::Policy::limited(3)),
+            Peer::Device => (CONNECT_NEAR, READ_NEAR, redirect::Policy::none()),
+        };
         let client = Client::builder()
             .tls_backend_preconfigured(config)
-            .connect_timeout(CONNECT)
-            .read_timeout(READ)
+            .connect_timeout(connect)
+            .read_timeout(read)
             .pool_idle_timeout(Duration::from_secs(30))
             // As many as an update fetches blocks with.
             .pool_max_idle_per_host(4)
-            .redirect(reqwest::redirect::Policy::limited(3))
+            .redirect(redirects)
             .user_agent(concat!("cairn-agent/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| LinkError::Tls(chain(&error)))?;
@@ -372,15 +391,9 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// Seconds since 1970 of a date as HTTP writes it.
 fn http_date(text: &str) -> Option<i64> {
-    let time = jiff::fmt::strtime::parse("%a, %d %b %Y %H:%M:%S GMT", text).ok()?;
-    Some(
-        time.to_datetime()
-            .ok()?
-            .to_zoned(jiff::tz::TimeZone::UTC)
-            .ok()?
-            .timestamp()
-            .as_second(),
-    )
+    let time = httpdate::parse_http_date(text).ok()?;
+    let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_secs()).ok()
 }
 
 #[cfg(test)]

@@ -186,6 +186,7 @@ fn options<Q: Queue>(
     }
     if broker.tls {
         let config = tls::client_config(
+            tls::Peer::Server,
             target.ca.as_deref(),
             target.identity.as_deref(),
             parts.clock.clone(),

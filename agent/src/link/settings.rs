@@ -3,55 +3,45 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::setting::Invalid;
 use crate::setting::duration::duration_or;
 
 /// `[server]`, as written.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ServerInput {
     /// `https://host:port` of HTTP; that of the enrolment without it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// `mqtts://host:port` or `mqtt://host:port`; that of the enrolment without it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub mqtt: Option<String>,
     /// File with the CA certificates that the server's is checked against; those of the enrolment without it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
     /// File with an access token, for a server that knows devices by that.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
     /// The MQTT client id; the device's id without it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
 }
 
 /// `[link]`, as written.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Input {
     /// `mqtt` or `http`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub transport: Option<Transport>,
     /// How long MQTT may be silent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_alive: Option<String>,
     /// The first wait before connecting again.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reconnect_min: Option<String>,
     /// The longest.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reconnect_max: Option<String>,
     /// How often the desired document is asked for without a push.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub poll: Option<String>,
 }
 
 /// How records, attributes and calls travel.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transport {
     /// ThingsBoard's MQTT topics.
@@ -62,7 +52,7 @@ pub enum Transport {
 }
 
 /// An address of MQTT.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broker {
     /// Name or address.
     pub host: String,

@@ -49,6 +49,7 @@ pub use batch::Batch;
 pub use settings::{Input, MIN_BUDGET, Settings};
 
 use crate::clock::Clock;
+use crate::shutdown::boxed;
 use state::{Room, State};
 use store::Store;
 use stream::Item;
@@ -168,11 +169,12 @@ impl Outbox {
             work: Arc::clone(&work),
         });
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(commit_by_itself(
+            let interval = settings.commit_interval;
+            runtime.spawn(boxed(commit_by_itself(
                 Arc::downgrade(&inner),
                 work,
-                settings.commit_interval,
-            ));
+                interval,
+            )));
         }
         Ok(Self(inner))
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::setting::{Invalid, duration};
 
@@ -10,7 +10,7 @@ use crate::setting::{Invalid, duration};
 pub const MIN_BUDGET: u64 = 64 * 1024;
 
 /// As it is written.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Input {
     /// How much of the disk the records may take: `64MiB`.

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::link::Http;
 use crate::link::calls::{AT_A_TIME, FromServer};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, boxed};
 use reset::Reset;
 use settings::Settings;
 
@@ -78,13 +78,13 @@ impl Rpc {
                 call = calls.recv(), if at_work.len() < AT_A_TIME => {
                     let Some(FromServer { call, reply }) = call else { return };
                     let rpc = rpc.clone();
-                    at_work.spawn(async move {
+                    at_work.spawn(boxed(async move {
                         let answer = rpc.answer(&call).await;
                         if let Some(error) = &answer.error {
                             tracing::warn!(method = %call.method.chars().take(64).collect::<String>(), error, "the call failed");
                         }
                         let _ = reply.send(answer);
-                    });
+                    }));
                 }
             }
         }
@@ -145,7 +145,7 @@ impl Rpc {
             .try_acquire_owned()
             .map_err(|_| "the node is about to restart already")?;
         let flush = self.flush.clone();
-        tokio::spawn(async move {
+        tokio::spawn(boxed(async move {
             tokio::time::sleep(delay).await;
             if let Err(error) = flush(()).await {
                 tracing::warn!(error, "cannot keep what waits to be sent");
@@ -160,7 +160,7 @@ impl Rpc {
             }
             // It isn't given back: the node goes down.
             permit.forget();
-        });
+        }));
         Ok(())
     }
 

@@ -3,40 +3,36 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::setting::Invalid;
 use crate::setting::duration::duration_or;
 
 /// `[rpc]`, as written.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Input {
     /// Units that the server may restart.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_units: Option<Vec<String>>,
     /// Whether the server may have the node forget all that was changed on it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub factory_reset: Option<bool>,
 }
 
 /// `[actions.<name>]`, as written.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ActionInput {
     /// The program by its whole path, and its arguments; `{name}` stands for an argument of the call.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
     /// How long it may run.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<String>,
     /// What arguments a call may have.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default)]
     pub arguments: BTreeMap<String, Argument>,
 }
 
 /// What an argument may be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum Argument {
     /// Any of a kind.
@@ -46,7 +42,7 @@ pub enum Argument {
 }
 
 /// A kind of argument.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// 1 to 128 of `A-Za-z0-9._:@-`, not beginning with `-` or `.`.

@@ -20,6 +20,10 @@ use super::fetch::{self, Fetch, storage};
 use super::settings::Settings;
 use super::{judge, trust};
 
+/// Milliseconds after which a neighbour that asked for nothing more has what it wants.
+const STILL_GIVING_MS: u64 = 10_000;
+/// A restart isn't put off for longer, in milliseconds.
+const GIVING_MS: u64 = 300_000;
 /// No manifest is larger.
 const MANIFEST_LIMIT: usize = 1 << 20;
 
@@ -58,6 +62,7 @@ impl<E: Effects> Doer<E> {
                     .map(|()| Event::Armed)
             }
             Action::AwaitRestart(when) => {
+                self.await_neighbours().await;
                 self.await_window(when).await;
                 Ok(Event::RestartAllowed)
             }
@@ -340,6 +345,21 @@ impl<E: Effects> Doer<E> {
                 windows.join(" or ")
             ));
             self.effects.sleep(Duration::from_secs(15)).await;
+        }
+    }
+
+    /// A neighbour that is being given an image would have to fetch the rest of it from the server.
+    async fn await_neighbours(&self) {
+        let began = self.effects.uptime_ms();
+        loop {
+            let now = self.effects.uptime_ms();
+            let given = self.effects.given_ms();
+            let busy = given.is_some_and(|given| now.saturating_sub(given) < STILL_GIVING_MS);
+            if !busy || now.saturating_sub(began) > GIVING_MS {
+                return;
+            }
+            (self.note)("gives the release to a neighbour before it restarts".into());
+            self.effects.sleep(Duration::from_secs(1)).await;
         }
     }
 

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use cairn_update::plan::Survey;
 use cairn_wire::UpdateReport;
 
 use super::settings::Check;
+use crate::neighbours::{Neighbour, Offer};
 
 /// Files of a release on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -139,6 +141,19 @@ pub trait Effects: Send + Sync + 'static {
         url: &str,
         range: Range<u64>,
     ) -> impl Future<Output = Result<Answer<Self::Body>, GetError>> + Send;
+
+    /// From now on neighbours are given what is offered of a file of this release.
+    fn offer(&self, version: &Version, part: Part, offer: &Arc<Offer>);
+    /// The neighbours that have something of an image, or want it; none if nothing is shared.
+    fn neighbours(&self, image: &Digest) -> impl Future<Output = Vec<Neighbour>> + Send;
+    /// As [`Effects::get`], of a neighbour.
+    fn get_near(
+        &self,
+        url: &str,
+        range: Range<u64>,
+    ) -> impl Future<Output = Result<Answer<Self::Body>, GetError>> + Send;
+    /// When a neighbour was last given something, in milliseconds since the kernel's start.
+    fn given_ms(&self) -> Option<u64>;
 
     /// The trust roots, the built-in one first, the others by number as long as they have no gap.
     fn trust_roots(&self) -> io::Result<Vec<Vec<u8>>>;

@@ -40,7 +40,7 @@ use crate::outbox::Outbox;
 use crate::shutdown::Shutdown;
 use executor::{Ends, Executor};
 
-pub use real::Paths;
+pub use real::{Paths, Sharing};
 pub use settings::{HealthInput, Input, Settings};
 pub use status::Status;
 
@@ -52,6 +52,8 @@ pub struct Deps {
     pub paths: Paths,
     /// To fetch with.
     pub http: Http,
+    /// The neighbours, if images are shared.
+    pub sharing: Option<Sharing>,
     /// How the way to the server is.
     pub link: watch::Receiver<link::State>,
     /// What the control plane wants; none at first: not known yet.
@@ -96,6 +98,7 @@ impl Updater {
             settings,
             paths,
             http,
+            sharing,
             link,
             orders,
             outbox,
@@ -104,7 +107,7 @@ impl Updater {
         let (status, status_end) = watch::channel(Status::default());
         let (forgiven_end, forgiven) = mpsc::channel(8);
         let evidence = paths.evidence();
-        let real = real::Real::new(paths, http.clone(), link, outbox, clock);
+        let real = real::Real::new(paths, http.clone(), sharing, link, outbox, clock);
         let executor = Executor::new(
             real,
             settings,

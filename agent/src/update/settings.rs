@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cairn_update::Rules;
 use cairn_update::window::Window;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::setting::{Invalid, duration};
 
@@ -12,7 +12,7 @@ use crate::setting::{Invalid, duration};
 const MAX_CHECKS: usize = 64;
 
 /// `[update]` as it is written.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Input {
     /// Parts of the day, in UTC, in which the node may restart: `["02:00-05:00"]`; none: always.
@@ -30,7 +30,7 @@ pub struct Input {
 }
 
 /// `[health]` as it is written.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct HealthInput {
     /// How long all has to be well before a trial is good: `5m`.
@@ -46,7 +46,7 @@ pub struct HealthInput {
 }
 
 /// A `[[health.check]]` as it is written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct CheckInput {
     /// Its name.
@@ -58,7 +58,7 @@ pub struct CheckInput {
 }
 
 /// Whether the control plane counts for a trial.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ControlPlane {
     /// It has to answer, be it with an error.

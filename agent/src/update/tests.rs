@@ -3,7 +3,9 @@
 mod cuts;
 mod damage;
 mod fetch;
+mod near;
 mod resume;
+mod site;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex};

@@ -13,6 +13,7 @@
 //! | [`health`] | whether a release that runs is healthy |
 //! | [`memory`] | which releases failed here |
 //! | [`window`] | when a node may restart |
+//! | [`turn`] | whose turn it is to fetch what a whole site wants |
 //! | [`drawing`] | the transitions as a picture, held true by a test |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -24,6 +25,7 @@ pub mod machine;
 pub mod memory;
 pub mod plan;
 pub mod state;
+pub mod turn;
 pub mod window;
 
 pub use machine::step;

@@ -45,7 +45,7 @@ pub struct Survey {
 pub struct Plan {
     /// Releases that go first, in this order.
     pub remove: Vec<Version>,
-    /// Bytes to fetch.
+    /// Bytes to fetch at most: what older releases or neighbours have doesn't come from the server.
     pub fetch: u64,
     /// Bytes of DATA that are free at the worst moment.
     pub free_at_peak: u64,
@@ -54,7 +54,7 @@ pub struct Plan {
 impl Plan {
     /// For people.
     pub fn describe(&self) -> String {
-        let mut text = format!("{} to fetch", size(self.fetch));
+        let mut text = format!("at most {} to fetch", size(self.fetch));
         if !self.remove.is_empty() {
             let names: Vec<_> = self.remove.iter().map(Version::as_str).collect();
             text += &format!(", {} goes first", names.join(", "));

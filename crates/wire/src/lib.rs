@@ -14,10 +14,12 @@
 //! | [`enrol`] | one-time token, signing request, certificate; renewal |
 //! | [`desired`] | what a node shall be: the order to run a release |
 //! | [`report`] | how a node tells of its update |
+//! | [`neighbour`] | what nodes of a site tell each other of an image |
 
 pub mod attributes;
 pub mod desired;
 pub mod enrol;
+pub mod neighbour;
 pub mod provision;
 pub mod report;
 pub mod rpc;

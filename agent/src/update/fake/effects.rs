@@ -13,6 +13,7 @@ use cairn_update::plan::{Installed, Survey};
 use cairn_wire::UpdateReport;
 
 use super::{Behaviour, End, Fault, Files, Net, PIECE, TOO_MANY, Trouble, World, created};
+use crate::neighbours::{Neighbour, Offer};
 use crate::update::effects::{Answer, Body, Booted, Effects, GetError, Part};
 use crate::update::settings::Check;
 
@@ -216,6 +217,37 @@ impl Effects for Fake {
                 fault,
             },
         })
+    }
+
+    fn offer(&self, _version: &Version, _part: Part, offer: &Arc<Offer>) {
+        self.world().offered.push(offer.clone());
+    }
+
+    async fn neighbours(&self, image: &Digest) -> Vec<Neighbour> {
+        let mut world = self.world();
+        let now_ms = world.uptime_ms;
+        let asked = world.neighbours.iter_mut().enumerate();
+        asked
+            .filter_map(|(number, neighbour)| neighbour.answer(number, image, now_ms))
+            .collect()
+    }
+
+    async fn get_near(&self, url: &str, range: Range<u64>) -> Result<Answer<FakeBody>, GetError> {
+        let number: usize = url.parse().unwrap();
+        let rest = self.world().neighbours[number].give(range.clone())?;
+        Ok(Answer {
+            start: range.start,
+            total: None,
+            body: FakeBody {
+                fake: self.clone(),
+                rest,
+                fault: None,
+            },
+        })
+    }
+
+    fn given_ms(&self) -> Option<u64> {
+        None
     }
 
     fn trust_roots(&self) -> io::Result<Vec<Vec<u8>>> {

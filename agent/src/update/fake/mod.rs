@@ -1,8 +1,10 @@
 //! A world in memory: a disk, a bootloader, a release store and a power plug, all of which can fail at any moment.
 
 mod effects;
+mod neighbour;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use cairn_boot_state::transition::Event;
 use cairn_boot_state::{BootState, Slot, Tries, candidates, pick};
@@ -16,8 +18,10 @@ use cairn_release::{
 use cairn_wire::{ReleaseOrder, UpdateReport, UpdateState, When};
 
 use super::effects::Part;
+use crate::neighbours::Offer;
 
 pub use effects::Fake;
+pub use neighbour::{FakeNeighbour, Manner};
 
 /// More side effects than any update needs: something goes round in circles.
 const TOO_MANY: u64 = 20_000;
@@ -122,6 +126,10 @@ pub struct World {
     pub no_ranges: bool,
     /// Bytes that came over the network.
     pub traffic: u64,
+    /// The other nodes of the site.
+    pub neighbours: Vec<FakeNeighbour>,
+    /// What this node had for them.
+    pub offered: Vec<Arc<Offer>>,
 }
 
 pub fn version(text: &str) -> Version {
@@ -269,6 +277,8 @@ impl World {
             weak: None,
             no_ranges: false,
             traffic: 0,
+            neighbours: Vec::new(),
+            offered: Vec::new(),
         };
         world.publish("2.0", 2, Behaviour::Works);
         world

@@ -4,29 +4,32 @@
 //! The verity tree at the image's end is its index: it has a digest of each block, and the signed manifest has the digest
 //! of the tree. It is fetched first and kept in its place, so that after an interruption each block that is there is known.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ops::Range;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use cairn_delta::apply::PIECE;
 use cairn_delta::{BLOCK, Local, Run, Source, local, runs};
+use cairn_release::Version;
 use cairn_release::index::BlockIndex;
 use cairn_release::manifest::Image;
-use cairn_release::verity::Salt;
 use cairn_update::Cause;
 use futures_util::{TryStreamExt as _, stream};
 
 use super::old::{Old, pieces};
-use super::patience::Patience;
-use super::{Fetch, SYNC_EVERY};
+use super::{Fetch, ImageWanted, SYNC_EVERY};
 use crate::update::effects::{Answer, Body, Effects, GetError, Part};
 
 /// Requests at once: while one waits for its answer, others come.
-const REQUESTS: usize = 4;
+pub(super) const REQUESTS: usize = 4;
 /// No tree is longer that is held in memory: that of an image of 4 GiB.
 const TREE_LIMIT: u64 = 32 << 20;
+/// How long one request to a neighbour may take, in milliseconds.
+const NEAR_MS: u64 = 60_000;
 
 /// Why no more blocks come.
-enum Ended {
-    /// The server knows no ranges.
+pub(super) enum Ended {
+    /// The server knows no ranges, or the index is too long to be held.
     NoRanges,
     Disk(Cause),
     Network(GetError),
@@ -44,60 +47,47 @@ impl From<Cause> for Ended {
     }
 }
 
-/// An image that is being put together.
-struct Work<'w> {
-    part: Part,
-    url: &'w str,
-    index: &'w BlockIndex,
-    salt: &'w Salt,
-    state: Mutex<State>,
-    progress: &'w (dyn Fn(u64) + Send + Sync),
+/// Where the image's bytes are.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place<'p> {
+    /// On the server.
+    Far(&'p str),
+    /// At a neighbour.
+    Near(&'p str),
 }
 
-/// Which blocks are there, and checked.
-struct State {
-    have: Vec<bool>,
-    count: u64,
+/// An image that is being put together. Which blocks are there says its offer.
+pub(super) struct Work {
+    index: BlockIndex,
+    /// What is copied within the image at the end.
+    itself: Vec<local::Copy>,
     /// Bytes since the disk was told to keep them.
-    unsynced: u64,
+    unsynced: AtomicU64,
 }
 
-impl Work<'_> {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn has(&self, block: u32) -> bool {
-        self.state().have.get(block as usize) == Some(&true)
-    }
-
+impl ImageWanted<'_> {
     fn is_right(&self, block: u32, bytes: &[u8]) -> bool {
-        self.index.digest(block) == Some(&self.salt.digest(bytes).0[..])
+        let digest = self.work.as_ref().and_then(|work| work.index.digest(block));
+        digest == Some(&self.image.verity.salt.digest(bytes).0[..])
     }
 
     fn got(&self, run: Run) {
-        let mut state = self.state();
-        for block in run.at..run.end() {
-            if let Some(have) = state.have.get_mut(block as usize).filter(|have| !**have) {
-                *have = true;
-                state.count += 1;
-            }
+        let bytes = self.offer.got(run.at..run.end()) * BLOCK as u64;
+        if let Some(work) = &self.work {
+            work.unsynced
+                .fetch_add(u64::from(run.count) * BLOCK as u64, Relaxed);
         }
-        let bytes = state.count * BLOCK as u64;
-        state.unsynced += u64::from(run.count) * BLOCK as u64;
-        drop(state);
         (self.progress)(bytes);
     }
 
-    /// What isn't there, but for `copied`.
-    fn missing(&self, copied: &[local::Copy]) -> Vec<Run> {
-        let state = self.state();
-        let mut later = copied.iter().map(|copy| copy.to).peekable();
+    /// What isn't there, but for what will be copied within the image.
+    pub(super) fn missing(&self) -> Vec<Run> {
+        let itself = self.work.iter().flat_map(|work| &work.itself);
+        let mut later = itself.map(|copy| copy.to).peekable();
         let mut missing = Vec::new();
-        for (block, have) in (0..).zip(&state.have) {
+        for block in self.offer.missing() {
             while later.next_if(|run| run.end() <= block).is_some() {}
-            let is_copied = later.peek().is_some_and(|run| run.at <= block);
-            if !have && !is_copied {
+            if later.peek().is_none_or(|run| run.at > block) {
                 runs::push(&mut missing, block);
             }
         }
@@ -143,70 +133,60 @@ impl<E: Effects> Fetch<'_, E> {
         Ok(index)
     }
 
-    /// Fetches the index; `None` if the server knows no ranges, or the index is too long to be held.
+    /// Fetches the index.
     ///
     /// # Errors
-    /// If the server doesn't have it, or has another one, or nothing came for too long, or the disk doesn't take it.
+    /// If it isn't there, or is another one, or the disk doesn't take it.
     pub(super) async fn index(
         &self,
+        place: Place<'_>,
         part: Part,
         image: &Image,
-    ) -> Result<Option<BlockIndex>, Cause> {
+    ) -> Result<BlockIndex, Ended> {
         if image.verity.tree_size() > TREE_LIMIT {
-            return Ok(None);
+            return Err(Ended::NoRanges);
         }
-        let (url, start) = (self.file(part), image.verity.hash_offset);
-        let mut patience = Patience::default();
-        loop {
-            let before = self.length(part)?;
-            let error = match self.rest_of_tree(part, &url, image).await {
-                Ok(()) => {
-                    let tree = self.read(part, start..image.size)?;
-                    if let Some(index) = image.verity.index(&tree) {
-                        // It says what of the rest is whole.
-                        self.sync(part).await?;
-                        return Ok(Some(index));
-                    }
-                    self.discard(part)?;
-                    self.reserve(part, image.size)?;
-                    GetError::Wrong(wrong("its verity tree is not the one"))
-                }
-                Err(Ended::NoRanges) => return Ok(None),
-                Err(Ended::Disk(cause)) => return Err(cause),
-                Err(Ended::Network(error)) => error,
-            };
-            if self.length(part)? > before {
-                patience.progress();
-            }
-            patience.wait(self.effects, &url, error).await?;
+        self.rest_of_tree(place, part, image).await?;
+        let tree = self.read(part, image.verity.hash_offset..image.size)?;
+        if let Some(index) = image.verity.index(&tree) {
+            // It says what of the rest is whole.
+            self.sync(part).await?;
+            return Ok(index);
         }
+        self.discard(part)?;
+        self.reserve(part, image.size)?;
+        Err(GetError::Wrong(wrong("its verity tree is not the one")).into())
     }
 
-    fn length(&self, part: Part) -> Result<u64, Cause> {
+    pub(super) fn length(&self, part: Part) -> Result<u64, Cause> {
         let length = self.effects.fetched(self.version, part);
         length.map_err(|error| super::disk("read", part, &error))
     }
 
     /// The tree's bytes are written one after the other, so that the file's length tells how many there are.
-    async fn rest_of_tree(&self, part: Part, url: &str, image: &Image) -> Result<(), Ended> {
+    async fn rest_of_tree(&self, place: Place<'_>, part: Part, image: &Image) -> Result<(), Ended> {
         let mut at = self.length(part)?.max(image.verity.hash_offset);
         if at >= image.size {
             return Ok(());
         }
-        let mut body = self.range(url, at, image.size).await?;
+        let mut body = self.range(place, at..image.size).await?;
         while at < image.size {
             let bytes = body.chunk().await?.ok_or_else(|| ended(at))?;
             let room = usize::try_from(image.size - at).unwrap_or(usize::MAX);
             let taken = &bytes[..room.min(bytes.len())];
             self.write(part, at, taken)?;
             at += taken.len() as u64;
-            self.keep_pace(bytes.len() as u64).await;
+            self.came(place, bytes.len()).await;
         }
         Ok(())
     }
 
-    async fn range(&self, url: &str, from: u64, to: u64) -> Result<E::Body, Ended> {
-        let Answer { start, body, .. } = self.effects.get(url, from..to).await?;
+    async fn range(&self, place: Place<'_>, range: Range<u64>) -> Result<E::Body, Ended> {
+        let from = range.start;
+        let Answer { start, body, .. } = match place {
+            Place::Far(url) => self.effects.get(url, range).await?,
+            Place::Near(url) => self.effects.get_near(url, range).await?,
+        };
         match start {
             start if start == from => Ok(body),
             0 => Err(Ended::NoRanges),
@@ -217,77 +197,103 @@ impl<E: Effects> Fetch<'_, E> {
         }
     }
 
-    /// Puts the image together. Says whether it could: not from a server that knows no ranges.
+    /// What comes from far keeps to the rate.
+    async fn came(&self, place: Place<'_>, bytes: usize) {
+        if let Place::Far(_) = place {
+            self.keep_pace(bytes as u64).await;
+        }
+    }
+
+    /// Now that the index is known: sees what is there of the image, and copies what older ones have of it.
     ///
     /// # Errors
-    /// If the server doesn't have it, or has another one, or nothing came for too long, or the disk doesn't take it.
-    pub(super) async fn blocks(
+    /// If the disk fails.
+    pub(super) async fn begin(
         &self,
-        part: Part,
-        image: &Image,
-        index: &BlockIndex,
-        old: &[Old],
-        progress: &(dyn Fn(u64) + Send + Sync),
-    ) -> Result<bool, Cause> {
-        let salt = &image.verity.salt;
-        let work = Work {
-            part,
-            url: &self.file(part),
-            index,
-            salt,
-            state: Mutex::new(State {
-                have: vec![false; index.blocks()],
-                count: 0,
-                unsynced: 0,
-            }),
-            progress,
-        };
-        self.look(&work).await?;
+        wanted: &mut ImageWanted<'_>,
+        index: BlockIndex,
+    ) -> Result<(), Cause> {
+        let ImageWanted { part, image, .. } = *wanted;
+        wanted.offer.begin(index.blocks());
         let mut indexes = Vec::new();
-        for one in old {
-            indexes.push(one.index(self.effects, part, salt).await);
+        for old in wanted.old {
+            indexes.push(old.index(self.effects, part, &image.verity.salt).await);
         }
-        let local = Local::of(index, &indexes.iter().collect::<Vec<_>>());
+        let local = Local::of(&index, &indexes.iter().collect::<Vec<_>>());
         drop(indexes);
         let (itself, others): (Vec<_>, Vec<_>) = local
             .copies
             .into_iter()
             .partition(|copy| copy.source == Source::Itself);
+        wanted.work = Some(Work {
+            index,
+            itself,
+            unsynced: AtomicU64::new(0),
+        });
+        self.look(wanted).await?;
         for copy in &others {
             if let Source::Image(number) = copy.source
-                && let Some(old) = old.get(number)
+                && let Some(old) = wanted.old.get(number)
             {
-                self.copy(&work, copy, &old.version).await?;
+                self.copy(wanted, copy, &old.version).await?;
             }
         }
-        let missing = runs::bytes(&work.missing(&itself));
+        let missing = runs::bytes(&wanted.missing());
         tracing::info!(
             file = part.name(),
             bytes = missing,
             of = image.size,
-            "fetching the blocks that aren't here"
+            "some blocks aren't here"
         );
-        if !self.missing(&work, &itself).await? {
+        Ok(())
+    }
+
+    /// Fetches the missing blocks from the server.
+    ///
+    /// # Errors
+    /// If the server doesn't have them, or the disk doesn't take them.
+    pub(super) async fn blocks(&self, wanted: &mut ImageWanted<'_>) -> Result<(), Ended> {
+        loop {
+            let requests = wanted.missing().into_iter();
+            let far = Place::Far(wanted.url);
+            let requests = requests.map(|run| Ok(self.run(wanted, far, run)));
+            stream::iter(requests)
+                .try_buffer_unordered(REQUESTS)
+                .try_for_each(|()| std::future::ready(Ok(())))
+                .await?;
+            if self.finish(wanted).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Once nothing else is missing: copies within the image. Says whether all is there now: not if an older image had
+    /// other bytes than its tree says, and they were needed twice.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub(super) async fn finish(&self, wanted: &mut ImageWanted<'_>) -> Result<bool, Cause> {
+        let itself = wanted.work.as_ref().map(|work| work.itself.clone());
+        for copy in itself.iter().flatten() {
+            self.copy(wanted, copy, self.version).await?;
+        }
+        if let Some(work) = &mut wanted.work {
+            work.itself.clear();
+        }
+        if !wanted.missing().is_empty() {
             return Ok(false);
         }
-        for copy in &itself {
-            self.copy(&work, copy, self.version).await?;
-        }
-        // An older image had other bytes than its tree says, and they were needed twice.
-        if !self.missing(&work, &[]).await? {
-            return Ok(false);
-        }
-        self.sync(part).await?;
+        self.sync(wanted.part).await?;
         Ok(true)
     }
 
     /// Sees what an earlier attempt left.
-    async fn look(&self, work: &Work<'_>) -> Result<(), Cause> {
-        for piece in pieces(work.index.blocks() as u64) {
-            let bytes = self.read(work.part, piece.bytes())?;
+    async fn look(&self, wanted: &ImageWanted<'_>) -> Result<(), Cause> {
+        for piece in pieces(wanted.image.verity.data_blocks) {
+            let bytes = self.read(wanted.part, piece.bytes())?;
             for (block, bytes) in (piece.at..).zip(bytes.chunks_exact(BLOCK)) {
-                if work.is_right(block, bytes) {
-                    work.got(Run {
+                if wanted.is_right(block, bytes) {
+                    wanted.got(Run {
                         at: block,
                         count: 1,
                     });
@@ -295,16 +301,18 @@ impl<E: Effects> Fetch<'_, E> {
             }
             tokio::task::yield_now().await;
         }
-        work.state().unsynced = 0;
+        if let Some(work) = &wanted.work {
+            work.unsynced.store(0, Relaxed);
+        }
         Ok(())
     }
 
     /// Copies what isn't there yet; what can't be read or is another block stays missing.
     async fn copy(
         &self,
-        work: &Work<'_>,
+        wanted: &ImageWanted<'_>,
         copy: &local::Copy,
-        from: &cairn_release::Version,
+        from: &Version,
     ) -> Result<(), Cause> {
         for done in (0..copy.to.count).step_by(PIECE as usize) {
             let count = PIECE.min(copy.to.count - done);
@@ -313,15 +321,15 @@ impl<E: Effects> Fetch<'_, E> {
                 count,
             };
             let first = copy.to.at + done;
-            if (first..first + count).all(|block| work.has(block)) {
+            if (first..first + count).all(|block| wanted.offer.has(block)) {
                 continue;
             }
-            let Ok(bytes) = self.effects.read(from, work.part, source.bytes()) else {
+            let Ok(bytes) = self.effects.read(from, wanted.part, source.bytes()) else {
                 continue;
             };
             let blocks = (first..).zip(bytes.chunks_exact(BLOCK));
-            self.take(work, blocks)?;
-            self.keep(work).await?;
+            self.take(wanted, blocks)?;
+            self.keep(wanted).await?;
             tokio::task::yield_now().await;
         }
         Ok(())
@@ -330,22 +338,22 @@ impl<E: Effects> Fetch<'_, E> {
     /// Writes those of these blocks that are right and weren't there. Gives the first that is wrong.
     fn take<'b>(
         &self,
-        work: &Work<'_>,
+        wanted: &ImageWanted<'_>,
         blocks: impl Iterator<Item = (u32, &'b [u8])>,
     ) -> Result<Option<u32>, Cause> {
         let mut wrong = None;
         let mut right: Option<(Run, Vec<u8>)> = None;
         let write = |(run, bytes): (Run, Vec<u8>)| {
-            self.write(work.part, run.bytes().start, &bytes)?;
-            work.got(run);
+            self.write(wanted.part, run.bytes().start, &bytes)?;
+            wanted.got(run);
             Ok::<_, Cause>(())
         };
         for (block, bytes) in blocks {
-            let fits = work.is_right(block, bytes);
+            let fits = wanted.is_right(block, bytes);
             if !fits {
                 wrong = wrong.or(Some(block));
             }
-            if fits && !work.has(block) {
+            if fits && !wanted.offer.has(block) {
                 match &mut right {
                     Some((run, together)) if run.end() == block => {
                         run.count += 1;
@@ -368,69 +376,47 @@ impl<E: Effects> Fetch<'_, E> {
     }
 
     /// Sees what was written onto the disk, now and then.
-    async fn keep(&self, work: &Work<'_>) -> Result<(), Cause> {
-        let much = {
-            let mut state = work.state();
-            let much = state.unsynced >= SYNC_EVERY;
-            if much {
-                state.unsynced = 0;
-            }
-            much
-        };
-        if much {
-            self.sync(work.part).await?;
+    async fn keep(&self, wanted: &ImageWanted<'_>) -> Result<(), Cause> {
+        if let Some(work) = &wanted.work
+            && work.unsynced.load(Relaxed) >= SYNC_EVERY
+        {
+            work.unsynced.store(0, Relaxed);
+            self.sync(wanted.part).await?;
         }
         Ok(())
     }
 
-    /// Fetches what is missing but for `copied`. Says whether the server knows ranges.
-    async fn missing(&self, work: &Work<'_>, copied: &[local::Copy]) -> Result<bool, Cause> {
-        let mut patience = Patience::default();
-        loop {
-            let missing = work.missing(copied);
-            if missing.is_empty() {
-                return Ok(true);
-            }
-            let before = work.state().count;
-            let requests = missing.into_iter().map(|run| Ok(self.run(work, run)));
-            let ended = stream::iter(requests)
-                .try_buffer_unordered(REQUESTS)
-                .try_for_each(|()| std::future::ready(Ok(())))
-                .await;
-            match ended {
-                Ok(()) => {}
-                Err(Ended::NoRanges) => return Ok(false),
-                Err(Ended::Disk(cause)) => return Err(cause),
-                Err(Ended::Network(error)) => {
-                    if work.state().count > before {
-                        patience.progress();
-                    }
-                    tracing::info!(file = work.part.name(), %error, "the download broke off and goes on");
-                    patience.wait(self.effects, work.url, error).await?;
-                }
-            }
-        }
-    }
-
     /// One request. Each block is checked before it counts.
-    async fn run(&self, work: &Work<'_>, run: Run) -> Result<(), Ended> {
-        let range = run.bytes();
-        let mut body = self.range(work.url, range.start, range.end).await?;
+    ///
+    /// # Errors
+    /// If the blocks aren't there, or are others, or the disk doesn't take them.
+    pub(super) async fn run(
+        &self,
+        wanted: &ImageWanted<'_>,
+        place: Place<'_>,
+        run: Run,
+    ) -> Result<(), Ended> {
+        let began = self.effects.uptime_ms();
+        let mut body = self.range(place, run.bytes()).await?;
         let (mut block, mut came) = (run.at, Vec::new());
         while block < run.end() {
-            let place = u64::from(block) * BLOCK as u64 + came.len() as u64;
-            let bytes = body.chunk().await?.ok_or_else(|| ended(place))?;
+            let at = u64::from(block) * BLOCK as u64 + came.len() as u64;
+            let bytes = body.chunk().await?.ok_or_else(|| ended(at))?;
             came.extend_from_slice(&bytes);
             let blocks = (block..run.end()).zip(came.chunks_exact(BLOCK));
             let whole = blocks.len();
-            if let Some(wrong_one) = self.take(work, blocks)? {
+            if let Some(wrong_one) = self.take(wanted, blocks)? {
                 let what = format!("block {wrong_one} is not the one");
                 return Err(GetError::Wrong(wrong(&what)).into());
             }
             came.drain(..whole * BLOCK);
             block += u32::try_from(whole).unwrap_or(u32::MAX);
-            self.keep(work).await?;
-            self.keep_pace(bytes.len() as u64).await;
+            self.keep(wanted).await?;
+            self.came(place, bytes.len()).await;
+            let took = self.effects.uptime_ms().saturating_sub(began);
+            if matches!(place, Place::Near(_)) && took > NEAR_MS && block < run.end() {
+                return Err(GetError::passing("the neighbour is too slow").into());
+            }
         }
         Ok(())
     }

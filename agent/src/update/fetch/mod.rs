@@ -2,29 +2,35 @@
 //!
 //! | Module | Owns |
 //! |---|---|
+//! | `near` | what neighbours have, and whose turn it is to ask the server |
 //! | `patch` | an image made of an older one |
 //! | `blocks` | an image whose blocks are taken from wherever they are |
 //! | `whole` | a file from its beginning to its end |
 //! | `old` | the older images on this node |
-//! | `patience` | tries and waits, and the rate |
+//! | `patience` | tries and waits |
 
 mod blocks;
+mod near;
 mod old;
 mod patch;
 mod patience;
 mod whole;
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cairn_release::Version;
 use cairn_release::manifest::Image;
 use cairn_update::Cause;
+use cairn_wire::neighbour::Role;
 use cairn_wire::report::FailureKind;
 
 use super::effects::{Answer, Body, Effects, GetError, Part};
+use crate::neighbours::Offer;
+use crate::pace::Pace;
+use blocks::{Ended, Place, Work};
 use old::Old;
-use patience::{Pace, Patience};
+use patience::Patience;
 use whole::Wanted;
 
 /// After how many bytes they are seen onto the disk, so that a resumed download finds them.
@@ -37,6 +43,31 @@ pub struct Fetch<'f, E> {
     /// Where its files lie, with a slash at the end.
     url: &'f str,
     pace: Mutex<Pace>,
+}
+
+/// An image that is wanted.
+struct ImageWanted<'w> {
+    part: Part,
+    image: &'w Image,
+    /// Where the server has it.
+    url: &'w str,
+    old: &'w [Old],
+    /// What of it is here, as neighbours know it.
+    offer: &'w Offer,
+    progress: &'w (dyn Fn(u64) + Send + Sync),
+    /// Whether patches are still to be tried.
+    patches: bool,
+    /// From when on the index is known.
+    work: Option<Work>,
+}
+
+/// Ends what this node says that it does.
+struct Turn<'o>(&'o Offer);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.set_role(None);
+    }
 }
 
 /// Why a request ended early.
@@ -67,8 +98,8 @@ impl<'f, E: Effects> Fetch<'f, E> {
         self.whole(Wanted { part, size, url }, &|_| {}).await
     }
 
-    /// Fetches an image: nothing if an installed release has the same one; a patch if there is one for an image of this
-    /// node; or else the blocks that are nowhere here;
+    /// Fetches an image: nothing if an installed release has the same one; else what neighbours have of it, and the rest
+    /// from the server: a patch if there is one for an image of this node; or else the blocks that are nowhere here;
     /// or else, from a server that knows no ranges, all of it. `progress` is told how many bytes are there.
     ///
     /// # Errors
@@ -80,25 +111,41 @@ impl<'f, E: Effects> Fetch<'f, E> {
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<(), Cause> {
         self.reserve(part, image.size)?;
+        let offer = Arc::new(Offer::none(&image.verity));
+        self.effects.offer(self.version, part, &offer);
+        let turn = Turn(&offer);
+        let progress = |bytes: u64| {
+            offer.progress(bytes);
+            progress(bytes);
+        };
         let old = Old::all(self.effects, part, self.version).await;
+        let mut wanted = ImageWanted {
+            part,
+            image,
+            url: &self.file(part),
+            old: &old,
+            offer: &offer,
+            progress: &progress,
+            patches: true,
+            work: None,
+        };
         let index = match self.kept_index(part, image)? {
             Some(index) => {
                 self.discard(patch::of(part))?;
                 Some(index)
             }
-            None => match self.own_index(part, image, &old)? {
-                Some(index) => Some(index),
-                None if self.patched(part, image, &old, progress).await? => return Ok(()),
-                None => self.index(part, image).await?,
-            },
+            None => self.own_index(part, image, &old)?,
         };
-        if let Some(index) = index
-            && self.blocks(part, image, &index, &old, progress).await?
-        {
+        if let Some(index) = index {
+            self.begin(&mut wanted, index).await?;
+        }
+        if self.near_and_far(&mut wanted).await? {
             return Ok(());
         }
+        drop(turn);
+        offer.forget();
         tracing::info!(file = part.name(), "the server knows no ranges");
-        let wanted = Wanted {
+        let file = Wanted {
             part,
             size: image.size,
             url: &self.file(part),
@@ -107,7 +154,51 @@ impl<'f, E: Effects> Fetch<'f, E> {
         if self.kept_index(part, image)?.is_some() {
             self.discard(part)?;
         }
-        self.whole(wanted, progress).await
+        self.whole(file, &progress).await
+    }
+
+    /// Takes what neighbours have and fetches the rest, in turns: whenever the server fails, neighbours may have more.
+    /// Says whether it could: not from a server that knows no ranges.
+    async fn near_and_far(&self, wanted: &mut ImageWanted<'_>) -> Result<bool, Cause> {
+        let mut patience = Patience::default();
+        loop {
+            if self.near(wanted).await? {
+                return Ok(true);
+            }
+            let before = self.there(wanted)?;
+            let error = match self.far(wanted).await {
+                Ok(()) => return Ok(true),
+                Err(Ended::NoRanges) => return Ok(false),
+                Err(Ended::Disk(cause)) => return Err(cause),
+                Err(Ended::Network(error)) => error,
+            };
+            // Another node may have a better way to the server.
+            wanted.offer.set_role(Some(Role::Wants));
+            if self.there(wanted)? > before {
+                patience.progress();
+            }
+            tracing::info!(file = wanted.part.name(), %error, "the download broke off and goes on");
+            patience.wait(self.effects, wanted.url, error).await?;
+        }
+    }
+
+    /// Fetches from the server what is nowhere here.
+    async fn far(&self, wanted: &mut ImageWanted<'_>) -> Result<(), Ended> {
+        let ImageWanted { part, image, .. } = *wanted;
+        if wanted.work.is_none() {
+            if std::mem::take(&mut wanted.patches) && self.patched(wanted).await? {
+                wanted.offer.complete(&image.verity);
+                return Ok(());
+            }
+            let index = self.index(Place::Far(wanted.url), part, image).await?;
+            self.begin(wanted, index).await?;
+        }
+        self.blocks(wanted).await
+    }
+
+    /// How much of the image is there: of its tree, and then of its data.
+    fn there(&self, wanted: &ImageWanted<'_>) -> Result<(u64, u64), Cause> {
+        Ok((self.length(wanted.part)?, wanted.offer.count()))
     }
 
     fn file(&self, part: Part) -> String {

@@ -14,7 +14,7 @@ use cairn_release::{Version, name};
 use cairn_update::Cause;
 
 use super::old::{Old, pieces};
-use super::{Fetch, Wanted, disk};
+use super::{Fetch, ImageWanted, Wanted, disk};
 use crate::update::effects::{Answer, Body, Effects, GetError, Part};
 
 /// How often a server is asked for a patch, which it needn't have.
@@ -61,13 +61,14 @@ impl<E: Effects> Fetch<'_, E> {
     ///
     /// # Errors
     /// If the disk doesn't take it.
-    pub(super) async fn patched(
-        &self,
-        part: Part,
-        image: &Image,
-        old: &[Old],
-        progress: &(dyn Fn(u64) + Send + Sync),
-    ) -> Result<bool, Cause> {
+    pub(super) async fn patched(&self, wanted: &ImageWanted<'_>) -> Result<bool, Cause> {
+        let ImageWanted {
+            part,
+            image,
+            old,
+            progress,
+            ..
+        } = *wanted;
         let file = of(part);
         let Some(found) = self.smallest(image, old).await else {
             return Ok(false);

@@ -228,9 +228,9 @@ impl Releases {
     pub fn read(&self, version: &Version, part: Part, range: Range<u64>) -> io::Result<Vec<u8>> {
         let mut file = File::open(self.found(version, part))?;
         file.seek(SeekFrom::Start(range.start))?;
-        let mut bytes = Vec::new();
-        file.take(range.end.saturating_sub(range.start))
-            .read_to_end(&mut bytes)?;
+        let length = range.end.saturating_sub(range.start);
+        let mut bytes = Vec::with_capacity(usize::try_from(length).map_or(CHUNK, |n| n.min(CHUNK)));
+        file.take(length).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 

@@ -6,11 +6,12 @@ mod evidence;
 mod freeze;
 mod host;
 mod origin;
+mod shelf;
 
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-
+use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_boot_state::Copy;
@@ -24,10 +25,12 @@ use super::settings::Check;
 use crate::clock::Clock;
 use crate::files;
 use crate::link::{self, Http};
+use crate::neighbours::{Neighbour, Neighbours, Offer};
 use crate::outbox::{Outbox, Priority};
 use disk::Releases;
 
 pub(super) use evidence::upload;
+pub use shelf::Shelf;
 
 /// Where things are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +44,15 @@ pub struct Paths {
 }
 
 impl Paths {
+    /// The releases, as neighbours are given them.
+    pub fn shelf(&self, clock: Clock) -> Shelf {
+        Shelf::new(self.releases(), clock)
+    }
+
+    fn releases(&self) -> Releases {
+        Releases::new(self.data.join("releases"))
+    }
+
     /// Where evidence waits.
     pub fn evidence(&self) -> PathBuf {
         self.agent.join("evidence")
@@ -67,11 +79,21 @@ const TRUST_LIMIT: u64 = 1 << 20;
 /// The most trust roots that are read.
 const TRUST_MOST: u64 = 1000;
 
+/// Images shared at the site.
+#[derive(Clone)]
+pub struct Sharing {
+    /// The others.
+    pub neighbours: Neighbours,
+    /// What they are given.
+    pub shelf: Arc<Shelf>,
+}
+
 /// A node.
 pub struct Real {
     paths: Paths,
     releases: Releases,
     http: Http,
+    sharing: Option<Sharing>,
     link: watch::Receiver<link::State>,
     outbox: Outbox,
     clock: Clock,
@@ -82,17 +104,19 @@ impl Real {
     pub fn new(
         paths: Paths,
         http: Http,
+        sharing: Option<Sharing>,
         link: watch::Receiver<link::State>,
         outbox: Outbox,
         clock: Clock,
     ) -> Self {
         // Should the last agent have been killed at the worst of moments.
         freeze::thaw(&paths.data);
-        let releases = Releases::new(paths.data.join("releases"));
+        let releases = paths.releases();
         Self {
             paths,
             releases,
             http,
+            sharing,
             link,
             outbox,
             clock,
@@ -168,6 +192,29 @@ impl Effects for Real {
 
     async fn get(&self, url: &str, range: Range<u64>) -> Result<Answer<Self::Body>, GetError> {
         origin::get(&self.http, url, range).await
+    }
+
+    fn offer(&self, version: &Version, part: Part, offer: &Arc<Offer>) {
+        if let Some(sharing) = &self.sharing {
+            sharing.shelf.offer(version, part, offer.clone());
+        }
+    }
+
+    async fn neighbours(&self, image: &Digest) -> Vec<Neighbour> {
+        match &self.sharing {
+            Some(sharing) => sharing.neighbours.holding(image).await,
+            None => Vec::new(),
+        }
+    }
+
+    async fn get_near(&self, url: &str, range: Range<u64>) -> Result<Answer<Self::Body>, GetError> {
+        let sharing = self.sharing.as_ref();
+        let sharing = sharing.ok_or_else(|| GetError::Refused("nothing is shared".into()))?;
+        origin::get(sharing.neighbours.http(), url, range).await
+    }
+
+    fn given_ms(&self) -> Option<u64> {
+        self.sharing.as_ref()?.shelf.given_ms()
     }
 
     fn trust_roots(&self) -> io::Result<Vec<Vec<u8>>> {

@@ -26,7 +26,7 @@ use crate::update::real::{Paths, Real};
 /// How often it is cut off.
 const CUTS: usize = 100;
 /// Blocks of the image: 64 MiB.
-const BLOCKS: u64 = 16 << 10;
+pub const BLOCKS: u64 = 16 << 10;
 /// Of so many blocks one is new.
 const ONE_OF: u64 = 6;
 /// The server's pieces, and how many it sends in a second: a line of 1.2 MB/s.
@@ -36,7 +36,7 @@ const PIECES: u64 = 300;
 const CHILD: &str = "CAIRN_TEST_FETCH";
 
 /// Blocks of noise, each of which a number names.
-fn noise(block: impl Fn(u64) -> u64) -> Vec<u8> {
+pub fn noise(block: impl Fn(u64) -> u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     for number in 0..BLOCKS {
         let mut state = block(number);
@@ -50,7 +50,7 @@ fn noise(block: impl Fn(u64) -> u64) -> Vec<u8> {
     bytes
 }
 
-fn install(folder: &Path, name: &str, root: Image, bytes: &[u8]) {
+pub fn install(folder: &Path, name: &str, root: Image, bytes: &[u8]) {
     let mut manifest = manifest::example::manifest(&version(name), 1);
     manifest.root = root;
     let mut envelope = manifest.to_envelope();
@@ -182,6 +182,7 @@ fn child_that_fetches() {
     let real = Real::new(
         paths,
         Http::fixed(clock.clone(), target),
+        None,
         watch::channel(link::State::Up).1,
         outbox.unwrap(),
         clock,

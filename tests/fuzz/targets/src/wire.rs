@@ -2,6 +2,7 @@
 
 use cairn_wire::attributes::{self, Change};
 use cairn_wire::enrol::{EnrolRequest, ErrorBody, Identity, RenewRequest};
+use cairn_wire::neighbour::Holding;
 use cairn_wire::rpc::{Call, Reply};
 use cairn_wire::topic::{self, FromDevice};
 use cairn_wire::{Desired, MAX_PAYLOAD, Record, ReleaseOrder, UpdateReport, provision};
@@ -25,6 +26,7 @@ pub fn wire(input: &[u8]) -> bool {
         message::<Reply>(input),
         message::<attributes::Request>(input),
         message::<attributes::Response>(input),
+        message::<Holding>(input),
         message::<Identity>(input),
         message::<ErrorBody>(input),
         message::<EnrolRequest>(input),

@@ -1,12 +1,15 @@
-//! TLS to the server, for a node that may not know what time it is.
+//! TLS for a node that may not know what time it is: to the server, and between the devices of a site.
 //!
 //! The server's certificate must chain to the CA and bear the server's name, as ever. What differs is its dates. A clock that is only
 //! a lower bound can't say that something is *not yet* valid; and it can say that something has expired only once the bound itself is past the end.
+
+mod device;
 
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
@@ -14,51 +17,71 @@ use super::LinkError;
 use crate::clock::Clock;
 use crate::identity::{self, Identity};
 
+use device::Device;
+pub use device::server_config;
+
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// A server, whose certificate bears its name.
+    Server,
+    /// Another device of the same CA.
+    Device,
+}
+
 /// A configuration that trusts `ca` (PEM; else the identity's CA) and shows the identity's certificate.
 ///
 /// # Errors
 /// If a certificate or the key can't be used.
 pub fn client_config(
+    peer: Peer,
     ca: Option<&str>,
     identity: Option<&Identity>,
     clock: Clock,
 ) -> Result<ClientConfig, LinkError> {
-    let wrong = |error: &dyn std::fmt::Display| LinkError::Tls(error.to_string());
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    if let Some(ca) = ca.or_else(|| identity.map(Identity::ca)) {
-        for certificate in
-            identity::certificates(ca, "the CA's certificate").map_err(|error| wrong(&error))?
-        {
-            roots.add(certificate).map_err(|error| wrong(&error))?;
-        }
-    }
-    let builder = ClientConfig::builder_with_provider(provider.clone())
+    let ca = ca.or_else(|| identity.map(Identity::ca));
+    let roots = ca.map_or_else(|| Ok(RootCertStore::empty()), roots)?;
+    let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(|error| wrong(&error))?;
+        .map_err(wrong)?;
     let builder = if roots.is_empty() {
         // Only a server without TLS can be talked to, then.
         builder.with_root_certificates(roots)
     } else {
-        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .map_err(|error| wrong(&error))?;
+        let verifier: Arc<dyn ServerCertVerifier> = match peer {
+            Peer::Server => Arc::new(Lenient::new(roots, clock)?),
+            Peer::Device => Arc::new(Device::new(roots, clock)?),
+        };
         builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Lenient { inner, clock }))
+            .with_custom_certificate_verifier(verifier)
     };
     let mut config = match identity {
         None => builder.with_no_client_auth(),
         Some(identity) => {
-            let (chain, key) = identity.for_tls().map_err(|error| wrong(&error))?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| wrong(&error))?
+            let (chain, key) = identity.for_tls().map_err(wrong)?;
+            builder.with_client_auth_cert(chain, key).map_err(wrong)?
         }
     };
     // Two servers, a few connections: what is kept of sessions needn't be more.
     config.resumption = rustls::client::Resumption::in_memory_sessions(4);
     Ok(config)
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn wrong(error: impl std::fmt::Display) -> LinkError {
+    LinkError::Tls(error.to_string())
+}
+
+fn roots(ca: &str) -> Result<RootCertStore, LinkError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in identity::certificates(ca, "the CA's certificate").map_err(wrong)? {
+        roots.add(certificate).map_err(wrong)?;
+    }
+    Ok(roots)
 }
 
 /// WebPKI's rules, but for the time.
@@ -69,19 +92,30 @@ struct Lenient {
 }
 
 impl Lenient {
-    /// The moment to judge the certificates by.
-    fn moment(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> i64 {
-        let wall = self.clock.now().wall_ms.map(|ms| ms / 1000);
-        let mut window = identity::validity(end_entity).unwrap_or((0, i64::MAX));
-        for (from, until) in intermediates.iter().filter_map(identity::validity) {
-            let narrowed = (window.0.max(from), window.1.min(until));
-            // One that the chain doesn't need may be of another time.
-            if narrowed.0 <= narrowed.1 {
-                window = narrowed;
-            }
-        }
-        judge_at(wall, self.clock.certain(), window)
+    fn new(roots: RootCertStore, clock: Clock) -> Result<Self, LinkError> {
+        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider());
+        let inner = inner.build().map_err(wrong)?;
+        Ok(Self { inner, clock })
     }
+}
+
+/// The moment to judge the certificates by.
+fn moment(
+    clock: &Clock,
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+) -> UnixTime {
+    let wall = clock.now().wall_ms.map(|ms| ms / 1000);
+    let mut window = identity::validity(end_entity).unwrap_or((0, i64::MAX));
+    for (from, until) in intermediates.iter().filter_map(identity::validity) {
+        let narrowed = (window.0.max(from), window.1.min(until));
+        // One that the chain doesn't need may be of another time.
+        if narrowed.0 <= narrowed.1 {
+            window = narrowed;
+        }
+    }
+    let moment = u64::try_from(judge_at(wall, clock.certain(), window)).unwrap_or(0);
+    UnixTime::since_unix_epoch(std::time::Duration::from_secs(moment))
 }
 
 /// The wall clock's time if it lies in the window. Otherwise the clock is in doubt: the certain time, moved into the window's beginning.
@@ -101,8 +135,7 @@ impl ServerCertVerifier for Lenient {
         ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let moment = u64::try_from(self.moment(end_entity, intermediates)).unwrap_or(0);
-        let moment = UnixTime::since_unix_epoch(std::time::Duration::from_secs(moment));
+        let moment = moment(&self.clock, end_entity, intermediates);
         self.inner.verify_server_cert(
             end_entity,
             intermediates,
@@ -167,11 +200,8 @@ mod tests {
             .unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(ca.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .unwrap();
-        (Lenient { inner, clock }, certificate.der().clone())
+        let verifier = Lenient::new(roots, clock).unwrap();
+        (verifier, certificate.der().clone())
     }
 
     fn verify(

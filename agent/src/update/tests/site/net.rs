@@ -1,0 +1,135 @@
+//! A site of its own: nodes on one link, behind a router with a slow uplink to a server.
+//!
+//! ```text
+//!   node 1 ─┐
+//!   node 2 ─┼─ bridge, router ──── uplink, shaped ──── server 10.77.1.1
+//!   node 3 ─┘   10.77.0.254
+//! ```
+
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Where the server is.
+pub const SERVER: &str = "10.77.1.1";
+
+/// Network namespaces, which go with it.
+pub struct Net {
+    prefix: String,
+    nodes: usize,
+}
+
+/// Runs `ip` or `tc`, which must succeed.
+fn run(line: &str) -> String {
+    let mut words = line.split_ascii_whitespace();
+    let ran = Command::new(words.next().unwrap()).args(words).output();
+    let ran = ran.unwrap_or_else(|error| panic!("{line}: {error}; iproute2 is needed"));
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{line}: {said} (it needs root)");
+    String::from_utf8(ran.stdout).unwrap()
+}
+
+/// Does something on a thread in a namespace.
+fn within<T: Send>(space: &str, work: impl FnOnce() -> T + Send) -> T {
+    let space = File::open(format!("/run/netns/{space}")).unwrap();
+    std::thread::scope(|scope| {
+        let there = scope.spawn(|| {
+            move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            work()
+        });
+        there.join().unwrap()
+    })
+}
+
+impl Net {
+    /// So many nodes; the uplink carries `rate`, as `tc` writes it, in each direction.
+    pub fn new(nodes: usize, rate: &str) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let net = Self {
+            prefix: format!("cairn{}-{count}-", std::process::id()),
+            nodes,
+        };
+        net.spaces().for_each(|space| {
+            run(&format!("ip netns add {space}"));
+            run(&format!("ip -n {space} link set lo up"));
+        });
+        let (router, server) = (net.router(), net.server());
+        run(&format!("ip -n {router} link add lan type bridge"));
+        run(&format!("ip -n {router} addr add 10.77.0.254/24 dev lan"));
+        run(&format!("ip -n {router} link set lan up"));
+        for number in 0..nodes {
+            let node = net.node(number);
+            run(&format!(
+                "ip -n {router} link add n{number} type veth peer name eth0 netns {node}"
+            ));
+            run(&format!("ip -n {router} link set n{number} master lan up"));
+            run(&format!(
+                "ip -n {node} addr add 10.77.0.{}/24 dev eth0",
+                number + 1
+            ));
+            run(&format!("ip -n {node} link set eth0 up"));
+            run(&format!("ip -n {node} route add default via 10.77.0.254"));
+        }
+        run(&format!(
+            "ip -n {router} link add uplink type veth peer name eth0 netns {server}"
+        ));
+        for (space, name, address) in [
+            (&router, "uplink", "10.77.1.254"),
+            (&server, "eth0", SERVER),
+        ] {
+            run(&format!("ip -n {space} addr add {address}/24 dev {name}"));
+            run(&format!("ip -n {space} link set {name} up"));
+            let shape = format!("root tbf rate {rate} burst 32kb latency 200ms");
+            run(&format!("tc -n {space} qdisc add dev {name} {shape}"));
+        }
+        run(&format!("ip -n {server} route add default via 10.77.1.254"));
+        let forwards = || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1");
+        within(&router, forwards).unwrap();
+        net
+    }
+
+    /// The namespace of a node.
+    pub fn node(&self, number: usize) -> String {
+        format!("{}n{number}", self.prefix)
+    }
+
+    fn router(&self) -> String {
+        format!("{}r", self.prefix)
+    }
+
+    fn server(&self) -> String {
+        format!("{}s", self.prefix)
+    }
+
+    fn spaces(&self) -> impl Iterator<Item = String> {
+        let nodes = (0..self.nodes).map(|number| self.node(number));
+        nodes.chain([self.router(), self.server()])
+    }
+
+    /// Does something where the server is; its sockets stay there.
+    pub fn at_server<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        within(&self.server(), work)
+    }
+
+    /// Bytes that went over the uplink, in both directions, headers and all.
+    pub fn uplink_bytes(&self) -> u64 {
+        let counted = run(&format!("ip -n {} -s -j link show uplink", self.router()));
+        let counted: serde_json::Value = serde_json::from_str(&counted).unwrap();
+        let counted = &counted[0]["stats64"];
+        let bytes = |way: &str| counted[way]["bytes"].as_u64().unwrap();
+        bytes("rx") + bytes("tx")
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for space in self.spaces() {
+            // What isn't there needn't go.
+            let _ = Command::new("ip").args(["netns", "del", &space]).output();
+        }
+    }
+}
