@@ -179,6 +179,21 @@ pub trait Effects: Send + Sync + 'static {
     fn read(&self, version: &Version, part: Part, range: Range<u64>) -> io::Result<Vec<u8>>;
     /// Writes bytes at their place.
     fn write(&self, version: &Version, part: Part, at: u64, bytes: &[u8]) -> io::Result<()>;
+    /// As [`Effects::write`], of bytes that the same file of another release, or of this one, has at a place of its own:
+    /// a file system that can keeps them once.
+    ///
+    /// # Errors
+    /// If they can't be written.
+    fn share(
+        &self,
+        version: &Version,
+        part: Part,
+        at: u64,
+        bytes: &[u8],
+        _from: (&Version, u64),
+    ) -> io::Result<()> {
+        self.write(version, part, at, bytes)
+    }
     /// Throws away what is there of a file.
     fn discard(&self, version: &Version, part: Part) -> io::Result<()>;
     /// Sees a file onto the disk.

@@ -81,6 +81,19 @@ pub trait Images {
     /// # Errors
     /// If it can't be written.
     fn write(&mut self, at: u32, bytes: &[u8]) -> Result<(), Self::Error>;
+    /// The same, of blocks that one of the images has from `from` on, so that both may share them.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    fn share(
+        &mut self,
+        at: u32,
+        bytes: &[u8],
+        _source: Source,
+        _from: u32,
+    ) -> Result<(), Self::Error> {
+        self.write(at, bytes)
+    }
 }
 
 /// A part of the work.
@@ -157,7 +170,7 @@ impl Step<'_> {
                     Source::Itself => images.read_new(run)?,
                 };
                 whole(&bytes, runs::bytes(&[run]))?;
-                images.write(to.at, &bytes)
+                images.share(to.at, &bytes, source, from)
             }
         }
     }

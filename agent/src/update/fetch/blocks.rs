@@ -328,23 +328,27 @@ impl<E: Effects> Fetch<'_, E> {
                 continue;
             };
             let blocks = (first..).zip(bytes.chunks_exact(BLOCK));
-            self.take(wanted, blocks)?;
+            let place = |at: u64| at - u64::from(first) * BLOCK as u64 + source.bytes().start;
+            self.take(wanted, blocks, |at, bytes| {
+                self.share(wanted.part, at, bytes, (from, place(at)))
+            })?;
             self.keep(wanted).await?;
             tokio::task::yield_now().await;
         }
         Ok(())
     }
 
-    /// Writes those of these blocks that are right and weren't there. Gives the first that is wrong.
+    /// Has those of these blocks written that are right and weren't there. Gives the first that is wrong.
     fn take<'b>(
         &self,
         wanted: &ImageWanted<'_>,
         blocks: impl Iterator<Item = (u32, &'b [u8])>,
+        write: impl Fn(u64, &[u8]) -> Result<(), Cause>,
     ) -> Result<Option<u32>, Cause> {
         let mut wrong = None;
         let mut right: Option<(Run, Vec<u8>)> = None;
-        let write = |(run, bytes): (Run, Vec<u8>)| {
-            self.write(wanted.part, run.bytes().start, &bytes)?;
+        let done = |(run, bytes): (Run, Vec<u8>)| {
+            write(run.bytes().start, &bytes)?;
             wanted.got(run);
             Ok::<_, Cause>(())
         };
@@ -367,11 +371,11 @@ impl<E: Effects> Fetch<'_, E> {
                     count: 1,
                 };
                 if let Some(before) = right.replace((run, bytes.to_vec())) {
-                    write(before)?;
+                    done(before)?;
                 }
             }
         }
-        right.map_or(Ok(()), write)?;
+        right.map_or(Ok(()), done)?;
         Ok(wrong)
     }
 
@@ -405,7 +409,8 @@ impl<E: Effects> Fetch<'_, E> {
             came.extend_from_slice(&bytes);
             let blocks = (block..run.end()).zip(came.chunks_exact(BLOCK));
             let whole = blocks.len();
-            if let Some(wrong_one) = self.take(wanted, blocks)? {
+            let write = |at, bytes: &[u8]| self.write(wanted.part, at, bytes);
+            if let Some(wrong_one) = self.take(wanted, blocks, write)? {
                 let what = format!("block {wrong_one} is not the one");
                 return Err(GetError::Wrong(wrong(&what)).into());
             }

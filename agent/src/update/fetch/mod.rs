@@ -220,6 +220,12 @@ impl<'f, E: Effects> Fetch<'f, E> {
         written.map_err(|error| disk("write", part, &error))
     }
 
+    /// As `write`, of what `from` has at its place.
+    fn share(&self, part: Part, at: u64, bytes: &[u8], from: (&Version, u64)) -> Result<(), Cause> {
+        let written = self.effects.share(self.version, part, at, bytes, from);
+        written.map_err(|error| disk("write", part, &error))
+    }
+
     fn discard(&self, part: Part) -> Result<(), Cause> {
         let discarded = self.effects.discard(self.version, part);
         discarded.map_err(|error| disk("discard", part, &error))

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use cairn_delta::apply::{ApplyError, Images};
 use cairn_delta::patch::{HEAD, PatchError};
-use cairn_delta::{BLOCK, Patch, Run};
+use cairn_delta::{BLOCK, Patch, Run, Source};
 use cairn_release::manifest::Image;
 use cairn_release::verity::Builder;
 use cairn_release::{Version, name};
@@ -234,8 +234,25 @@ impl<E: Effects> Images for OnNode<'_, E> {
     }
 
     fn write(&mut self, at: u32, bytes: &[u8]) -> Result<(), Failed> {
-        let at = u64::from(at) * BLOCK as u64;
-        let written = self.effects.write(self.version, self.part, at, bytes);
+        let written = self
+            .effects
+            .write(self.version, self.part, place(at), bytes);
         written.map_err(|error| Failed::Disk(disk("write", self.part, &error)))
     }
+
+    fn share(&mut self, at: u32, bytes: &[u8], source: Source, from: u32) -> Result<(), Failed> {
+        let version = match source {
+            Source::Image(_) => self.old,
+            Source::Itself => self.version,
+        };
+        let from = (version, place(from));
+        let written = self
+            .effects
+            .share(self.version, self.part, place(at), bytes, from);
+        written.map_err(|error| Failed::Disk(disk("write", self.part, &error)))
+    }
+}
+
+fn place(block: u32) -> u64 {
+    u64::from(block) * BLOCK as u64
 }

@@ -245,6 +245,32 @@ impl Releases {
         file.write_all_at(bytes, at)
     }
 
+    /// Has a file share bytes with the same file of a release; see [`crate::update::effects::Effects::share`].
+    ///
+    /// # Errors
+    /// If the file system can't.
+    pub fn share(
+        &self,
+        version: &Version,
+        part: Part,
+        at: u64,
+        length: usize,
+        (from, mut place): (&Version, u64),
+    ) -> io::Result<()> {
+        let old = File::open(self.found(from, part))?;
+        let new = OpenOptions::new()
+            .write(true)
+            .open(self.partial(version).join(part.name()))?;
+        let (mut at, mut left) = (at, length);
+        while left > 0 {
+            match rustix::fs::copy_file_range(&old, Some(&mut place), &new, Some(&mut at), left)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                copied => left -= copied.min(left),
+            }
+        }
+        Ok(())
+    }
+
     /// See [`crate::update::effects::Effects::discard`].
     ///
     /// # Errors
@@ -399,6 +425,84 @@ mod tests {
         releases.remove(&two).unwrap();
         releases.remove(&two).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    /// A file system in a file, for as long as it is held.
+    struct Mounted(tempfile::TempDir);
+
+    impl Mounted {
+        /// An XFS: it can share blocks. Needs root.
+        fn xfs() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let (image, place) = (folder.path().join("image"), folder.path().join("place"));
+            File::create(&image).unwrap().set_len(400 << 20).unwrap();
+            fs::create_dir(&place).unwrap();
+            run("mkfs.xfs", &["-q".as_ref(), image.as_ref()]);
+            run(
+                "mount",
+                &[
+                    "-o".as_ref(),
+                    "loop".as_ref(),
+                    image.as_ref(),
+                    place.as_ref(),
+                ],
+            );
+            Self(folder)
+        }
+
+        fn releases(&self) -> Releases {
+            Releases::new(self.0.path().join("place"))
+        }
+    }
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            run("umount", &[self.0.path().join("place").as_ref()]);
+        }
+    }
+
+    fn run(program: &str, arguments: &[&std::ffi::OsStr]) {
+        let ran = std::process::Command::new(program).args(arguments).output();
+        let ran = ran.unwrap_or_else(|error| panic!("{program}: {error}"));
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success(), "{program}: {said}");
+    }
+
+    #[test]
+    fn a_file_system_that_can_keeps_shared_bytes_once() {
+        let mounted = Mounted::xfs();
+        let (releases, one, two) = (mounted.releases(), version("1.0"), version("2.0"));
+        let bytes: Vec<u8> = (0..2 << 20).flat_map(u32::to_le_bytes).collect();
+        let room = || {
+            releases.sync(&one, Part::Root).unwrap();
+            releases.survey(None).unwrap().free
+        };
+        releases
+            .reserve(&one, Part::Root, bytes.len() as u64)
+            .unwrap();
+        releases.write(&one, Part::Root, 0, &bytes).unwrap();
+        let before = room();
+        let half = bytes.len() / 2;
+        releases
+            .reserve(&two, Part::Root, bytes.len() as u64)
+            .unwrap();
+        for at in [half, 0] {
+            let place = at as u64;
+            releases
+                .share(&two, Part::Root, place, half, (&one, place))
+                .unwrap();
+        }
+        releases.sync(&two, Part::Root).unwrap();
+        let taken = before.saturating_sub(room());
+        assert!(taken < bytes.len() as u64 / 10, "{taken} bytes");
+        let all = 0..bytes.len() as u64;
+        assert!(releases.read(&two, Part::Root, all.clone()).unwrap() == bytes);
+
+        // What is written to one isn't the other's.
+        releases.write(&two, Part::Root, 5, b"another").unwrap();
+        assert!(releases.read(&one, Part::Root, all).unwrap() == bytes);
+        let beyond = releases.share(&two, Part::Root, 0, 4096, (&one, bytes.len() as u64));
+        assert_eq!(beyond.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

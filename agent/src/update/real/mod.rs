@@ -271,6 +271,19 @@ impl Effects for Real {
         self.releases.write(version, part, at, bytes)
     }
 
+    fn share(
+        &self,
+        version: &Version,
+        part: Part,
+        at: u64,
+        bytes: &[u8],
+        from: (&Version, u64),
+    ) -> io::Result<()> {
+        let shared = self.releases.share(version, part, at, bytes.len(), from);
+        // Only some file systems can.
+        shared.or_else(|_| self.releases.write(version, part, at, bytes))
+    }
+
     fn discard(&self, version: &Version, part: Part) -> io::Result<()> {
         self.releases.discard(version, part)
     }
