@@ -25,7 +25,6 @@ use crate::ca::CaError;
 use crate::config::Config;
 use crate::devices;
 use crate::registry;
-use crate::rollouts::Rollouts;
 use crate::store::StoreError;
 use crate::tls::{self, Current, TlsError};
 
@@ -133,7 +132,11 @@ impl Server {
         let https_tls = tls::server_config(&app.ca, current.clone(), &["http/1.1"])?;
         let mqtt_tls = tls::server_config(&app.ca, current.clone(), &[])?;
         let tracker = TaskTracker::new();
-        let engine = tokio::spawn(Rollouts::run(app.clone(), shutdown.clone()));
+        let engine = tokio::spawn(
+            app.rollouts
+                .clone()
+                .run(app.sessions.clone(), shutdown.clone()),
+        );
         tracker.spawn(upkeep::run(app.clone(), current, shutdown.clone()));
         tracker.spawn(admin::serve(app.clone(), listeners.admin, shutdown.clone()));
         let router = https::router(app.clone());

@@ -6,7 +6,7 @@ use crate::{build, disk, flash, loader, sandboxed};
 use crate::{
     completions, delta, diff, inspect, keygen, man, order, publish, sign, site, trust, verify,
 };
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// Builds, signs, checks and flashes an immutable OS for edge nodes.
 ///
@@ -84,8 +84,8 @@ impl Cli {
             Command::Diff(args) => diff::run(args, console),
             Command::Delta(args) => delta::run(args, console),
             Command::Publish(args) => publish::run(args, console),
-            Command::Completions(args) => completions::run(args, console),
-            Command::Man(args) => man::run(args, console),
+            Command::Completions(args) => completions::run(args, Cli::command(), console),
+            Command::Man(args) => man::run(args, Cli::command(), console),
             Command::Sandboxed(args) => sandboxed::run(&args),
         }
     }

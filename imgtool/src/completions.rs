@@ -1,9 +1,8 @@
 //! `imgtool completions`: what a shell needs to complete imgtool's command line.
 
-use crate::cli::Cli;
 use crate::console::Console;
 use crate::error::Result;
-use clap::CommandFactory as _;
+use clap::Command;
 use clap_complete::Shell;
 
 /// Options of `imgtool completions`.
@@ -13,13 +12,13 @@ pub struct Args {
     shell: Shell,
 }
 
-/// Runs `imgtool completions`.
+/// Runs `imgtool completions`; `imgtool` is the command line.
 ///
 /// # Errors
 /// If stdout can't be written to.
-pub fn run(args: Args, console: &Console) -> Result<()> {
+pub fn run(args: Args, mut imgtool: Command, console: &Console) -> Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "imgtool", &mut script);
+    clap_complete::generate(args.shell, &mut imgtool, "imgtool", &mut script);
     let script = String::from_utf8_lossy(&script).into_owned();
     let value = serde_json::json!({ "shell": args.shell.to_string(), "script": script });
     console.result(&value, || script.clone())

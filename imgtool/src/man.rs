@@ -1,10 +1,9 @@
 //! `imgtool man`: the manual pages, one a command.
 
-use crate::cli::Cli;
 use crate::console::Console;
 use crate::error::Result;
 use crate::files;
-use clap::{Command, CommandFactory as _};
+use clap::Command;
 use std::path::{Path, PathBuf};
 
 /// Options of `imgtool man`.
@@ -15,16 +14,15 @@ pub struct Args {
     out: PathBuf,
 }
 
-/// Runs `imgtool man`.
+/// Runs `imgtool man`; `imgtool` is the command line.
 ///
 /// # Errors
 /// If a page can't be written.
-pub fn run(args: Args, console: &Console) -> Result<()> {
+pub fn run(args: Args, mut imgtool: Command, console: &Console) -> Result<()> {
     std::fs::create_dir_all(&args.out).map_err(|e| files::cannot("write", &args.out, e))?;
-    let mut root = Cli::command();
-    root.build();
+    imgtool.build();
     let mut pages = Vec::new();
-    write(&root, "imgtool", &args.out, &mut pages)?;
+    write(&imgtool, "imgtool", &args.out, &mut pages)?;
     let value = serde_json::json!({ "folder": args.out, "pages": pages });
     console.result(&value, || {
         format!("{} pages in {}\n", pages.len(), args.out.display())

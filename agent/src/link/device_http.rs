@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::calls::{self, FromServer};
 use super::pump::Queue;
-use super::runner::{End, Parts};
+use super::session::{End, Parts};
 use super::{Http, LinkError, State};
 use crate::link::desired::{KEYS, Orders};
 use crate::shutdown::Shutdown;

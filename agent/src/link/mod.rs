@@ -13,6 +13,7 @@ pub mod mqtt;
 pub mod pump;
 pub mod queue;
 pub mod runner;
+pub mod session;
 pub mod settings;
 pub mod tls;
 

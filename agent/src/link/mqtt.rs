@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::calls::{self, AT_A_TIME, ToServer};
 use super::http::Target;
 use super::pump::Queue;
-use super::runner::{End, Parts};
+use super::session::{End, Parts};
 use super::settings::Broker;
 use super::{State, tls};
 use crate::shutdown::Shutdown;

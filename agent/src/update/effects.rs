@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_boot_state::{Copy, Slot};
 use cairn_release::{Digest, Version};
-use cairn_update::plan::Survey;
+use cairn_update::survey::Survey;
 use cairn_wire::UpdateReport;
 
 use super::settings::Check;

@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::{self, Among};
 use super::sql::Stored;
-use super::{order, sql};
-use crate::app::App;
+use super::{Inner, Rollouts, order, sql};
 use crate::people::now;
+use crate::sessions::Sessions;
 use crate::store::{Store, StoreError};
 
 /// Between two rounds.
@@ -38,34 +38,39 @@ pub(super) struct Memory {
 }
 
 /// Runs until the shutdown. A round that is left in the middle has done nothing by halves: each change is a transaction.
-pub(super) async fn run(app: &App, arrived: mpsc::Receiver<String>, shutdown: CancellationToken) {
+pub(super) async fn run(
+    rollouts: &Rollouts,
+    sessions: &Sessions,
+    arrived: mpsc::Receiver<String>,
+    shutdown: CancellationToken,
+) {
     tokio::select! {
         () = shutdown.cancelled() => {}
-        () = rounds(app, arrived) => {}
+        () = rounds(rollouts, sessions, arrived) => {}
     }
 }
 
-async fn rounds(app: &App, mut arrived: mpsc::Receiver<String>) {
-    let rollouts = &app.rollouts.0;
+async fn rounds(rollouts: &Rollouts, sessions: &Sessions, mut arrived: mpsc::Receiver<String>) {
+    let Inner { store, wake, .. } = &*rollouts.0;
     let mut memory = Memory::default();
     let mut rounds = tokio::time::interval(ROUND);
     rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut devices = Vec::new();
     loop {
         let done = tokio::select! {
-            _ = rounds.tick() => round(&app.store, &mut memory, now()).await,
-            () = rollouts.wake.notified() => round(&app.store, &mut memory, now()).await,
+            _ = rounds.tick() => round(store, &mut memory, now()).await,
+            () = wake.notified() => round(store, &mut memory, now()).await,
             got = arrived.recv_many(&mut devices, CHUNK) => {
                 if got == 0 {
                     return;
                 }
-                arrivals(&app.store, std::mem::take(&mut devices), now()).await.map(|_| ())
+                arrivals(store, std::mem::take(&mut devices), now()).await.map(|_| ())
             }
         };
         if let Err(error) = done {
             tracing::error!(%error, "a round of the rollouts failed; it is done again");
         }
-        if let Err(error) = push(app).await {
+        if let Err(error) = push(store, sessions).await {
             tracing::error!(%error, "devices could not be told of their orders; it is done again");
         }
     }
@@ -219,24 +224,23 @@ async fn sweep(store: &Store, memory: &mut Memory, id: i64, now: i64) -> Result<
 }
 
 /// Tells connected devices of their new revisions. The others ask when they connect.
-async fn push(app: &App) -> Result<(), StoreError> {
+async fn push(store: &Store, sessions: &Sessions) -> Result<(), StoreError> {
     for _ in 0..CHUNKS {
-        let devices = app
-            .store
+        let devices = store
             .read(|connection| order::untold(connection, CHUNK))
             .await?;
         if devices.is_empty() {
             return Ok(());
         }
         for (device, revision) in &devices {
-            app.sessions.desired_changed(device, *revision);
+            sessions.desired_changed(device, *revision);
         }
         let told = move |tx: &Transaction<'_>| {
             devices
                 .iter()
                 .try_for_each(|(device, revision)| order::told(tx, device, *revision))
         };
-        app.store.write::<_, StoreError, _>(told).await?;
+        store.write::<_, StoreError, _>(told).await?;
     }
     Ok(())
 }

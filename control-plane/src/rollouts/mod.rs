@@ -43,8 +43,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use rest::routes;
 
-use crate::app::App;
 use crate::people::now;
+use crate::sessions::Sessions;
 use crate::store::{Store, StoreError};
 
 /// Devices that have arrived and wait for the engine. More are found by its sweep.
@@ -122,17 +122,12 @@ impl Rollouts {
         tally::tally(connection)
     }
 
-    /// Does what happens by itself, until the shutdown.
-    pub async fn run(app: App, shutdown: CancellationToken) {
-        let arrived = app
-            .rollouts
-            .0
-            .arrived
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+    /// Does what happens by itself, until the shutdown; who is connected is told at once.
+    pub async fn run(self, sessions: Sessions, shutdown: CancellationToken) {
+        let arrived = self.0.arrived.lock();
+        let arrived = arrived.unwrap_or_else(PoisonError::into_inner).take();
         match arrived {
-            Some(arrived) => engine::run(&app, arrived, shutdown).await,
+            Some(arrived) => engine::run(&self, &sessions, arrived, shutdown).await,
             None => tracing::error!("the rollout engine runs already"),
         }
     }

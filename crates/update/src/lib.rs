@@ -9,6 +9,7 @@
 //! | [`state`] | what is remembered, and what happens |
 //! | [`machine`] | the transitions |
 //! | [`guard`] | whether a release may be taken at all |
+//! | [`survey`] | what is on DATA |
 //! | [`plan`] | whether it fits, and what goes to make room |
 //! | [`health`] | whether a release that runs is healthy |
 //! | [`memory`] | which releases failed here |
@@ -25,6 +26,7 @@ pub mod machine;
 pub mod memory;
 pub mod plan;
 pub mod state;
+pub mod survey;
 pub mod turn;
 pub mod window;
 

@@ -4,41 +4,15 @@
 
 use std::collections::BTreeSet;
 
-use cairn_release::{Digest, Version};
+use cairn_release::Version;
 use cairn_wire::report::FailureKind;
-use serde::{Deserialize, Serialize};
 
 use crate::memory::Memory;
 use crate::state::{Cause, Facts, Rules};
+use crate::survey::{Installed, Survey};
 
 /// What a release takes beside its bytes: folders, the last block of each file, the tree of extents.
 pub const OVERHEAD: u64 = 1 << 20;
-
-/// A release on the disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Installed {
-    /// Its folder's name.
-    pub version: Version,
-    /// Digest of its manifest's payload, if it can be read.
-    pub digest: Option<Digest>,
-    /// Bytes that removing it gives back.
-    pub bytes: u64,
-    /// The time of its `kernel.squashfs` in seconds since 1970: the bootloader's order.
-    pub created: i64,
-    /// Whether its files are there.
-    pub whole: bool,
-}
-
-/// What is on DATA.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Survey {
-    /// Bytes that are free.
-    pub free: u64,
-    /// Releases.
-    pub installed: Vec<Installed>,
-    /// Bytes of the release to come that are there already.
-    pub fetched: u64,
-}
 
 /// What an update needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,6 +151,8 @@ pub fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use cairn_release::Digest;
+
     use super::*;
     use crate::machine::tests::{facts, version};
     use crate::memory::Entry;

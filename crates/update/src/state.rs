@@ -9,7 +9,7 @@ use cairn_wire::{ReleaseOrder, When};
 use serde::{Deserialize, Serialize};
 
 use crate::memory::Memory;
-use crate::plan::Survey;
+use crate::survey::Survey;
 
 /// The format that this code writes and reads.
 pub const FORMAT: u32 = 1;

@@ -297,7 +297,7 @@ fn sign(
 ) -> Result<()> {
     let mut bytes = fs::read(path).map_err(|e| cannot("read", path, e))?;
     if let Some(key) = secure_boot {
-        bytes = key.sign_efi(&bytes)?;
+        bytes = keys::authenticode::sign(key, &bytes)?;
         fs::write(path, &bytes).map_err(|e| cannot("write", path, e))?;
     }
     let signature = path.with_file_name(format!(

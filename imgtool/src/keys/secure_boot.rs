@@ -1,7 +1,7 @@
 //! The owner's keys for UEFI Secure Boot: RSA-2048 with a self-signed certificate.
 
 use super::kind::{KeyKind, RSA};
-use super::{KeySource, LIMIT, PassphraseArgs, authenticode, pkcs8};
+use super::{KeySource, LIMIT, PassphraseArgs, pkcs8};
 use crate::error::{Error, Result};
 use crate::files;
 use ::pkcs8::DecodePrivateKey as _;
@@ -157,15 +157,6 @@ impl SecureBootKey {
     /// The certificate in DER.
     pub fn certificate_der(&self) -> &[u8] {
         &self.der
-    }
-
-    /// Signs an EFI program, so that firmware with this certificate in db runs it:
-    /// the same bytes for the same key and program.
-    ///
-    /// # Errors
-    /// If it is no EFI program, or is signed already.
-    pub fn sign_efi(&self, program: &[u8]) -> Result<Vec<u8>> {
-        authenticode::sign(self, program)
     }
 
     /// RSA PKCS #1 v1.5 over SHA-256.

@@ -103,7 +103,8 @@ pub fn run(args: Args, console: &Console) -> Result<()> {
     files::remove(&out.join("work"))?;
     if let Some(key) = &secure_boot {
         let path = out.join(EFI);
-        let signed = key.sign_efi(&fs::read(&path).map_err(|e| cannot("read", &path, e))?)?;
+        let signed =
+            keys::authenticode::sign(key, &fs::read(&path).map_err(|e| cannot("read", &path, e))?)?;
         fs::write(&path, signed).map_err(|e| cannot("write", &path, e))?;
     }
     let digest = |name: &str| -> Result<(String, Digest)> {

@@ -1,7 +1,7 @@
 //! The owner's keys for UEFI Secure Boot, judged by sbsigntool and efitools.
 
 use crate::bench::{Bench, PASSPHRASE};
-use cairn_imgtool::keys::{KeySource, PassphraseArgs, SecureBootKey};
+use cairn_imgtool::keys::{KeySource, PassphraseArgs, SecureBootKey, authenticode};
 
 fn db(bench: &Bench) -> SecureBootKey {
     let passphrase = PassphraseArgs::known(PASSPHRASE.to_owned().into());
@@ -36,8 +36,12 @@ fn a_signed_program_is_accepted_by_sbverify_and_the_same_each_time() {
     );
     let program = std::fs::read(bench.path("grub.efi")).unwrap();
     let key = db(&bench);
-    let signed = key.sign_efi(&program).unwrap();
-    assert_eq!(key.sign_efi(&program).unwrap(), signed, "deterministic");
+    let signed = authenticode::sign(&key, &program).unwrap();
+    assert_eq!(
+        authenticode::sign(&key, &program).unwrap(),
+        signed,
+        "deterministic"
+    );
     bench.write("signed.efi", &signed);
     bench.tool("sbverify", &["--cert", "sb/db.crt", "signed.efi"]);
 
@@ -83,7 +87,7 @@ fn a_signed_program_is_accepted_by_sbverify_and_the_same_each_time() {
     assert!(!output.status.success(), "{}", bench.shown(&output));
 
     // A signature that is there already is replaced, not joined by a second one.
-    assert!(key.sign_efi(&signed).unwrap() == signed);
+    assert!(authenticode::sign(&key, &signed).unwrap() == signed);
     for (thing, message) in [
         (
             &b"MZ"[..],
@@ -94,7 +98,10 @@ fn a_signed_program_is_accepted_by_sbverify_and_the_same_each_time() {
             "expected an EFI program (PE), got something else or a part of one",
         ),
     ] {
-        assert_eq!(key.sign_efi(thing).unwrap_err().to_string(), message);
+        assert_eq!(
+            authenticode::sign(&key, thing).unwrap_err().to_string(),
+            message
+        );
     }
 }
 

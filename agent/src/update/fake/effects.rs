@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_boot_state::Copy;
 use cairn_release::{Digest, Envelope, Version, manifest};
-use cairn_update::plan::{Installed, Survey};
+use cairn_update::survey::{Installed, Survey};
 use cairn_wire::UpdateReport;
 
 use super::{Behaviour, End, Fault, Files, Net, PIECE, TOO_MANY, Trouble, World, created};

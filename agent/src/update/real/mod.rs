@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use cairn_boot_state::Copy;
 use cairn_release::{Digest, Version};
-use cairn_update::plan::Survey;
+use cairn_update::survey::Survey;
 use cairn_wire::report::UpdateReport;
 use tokio::sync::watch;
 

@@ -6,14 +6,19 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::server::{BOTH, Server};
-use crate::rollouts::Rollouts;
 use crate::store::StoreError;
 
 #[tokio::test]
 async fn the_running_engine_gives_orders_to_who_connects() {
     let server = Server::new(&BOTH).await;
     let shutdown = CancellationToken::new();
-    let engine = tokio::spawn(Rollouts::run(server.app.clone(), shutdown.clone()));
+    let engine = tokio::spawn(
+        server
+            .app
+            .rollouts
+            .clone()
+            .run(server.app.sessions.clone(), shutdown.clone()),
+    );
     server
         .ask(
             "POST",

@@ -11,8 +11,8 @@ use cairn_wire::report::{Failure, UpdateState};
 
 use super::*;
 use crate::memory::Entry;
-use crate::plan::{Installed, Survey};
 use crate::state::{ADOPTED, Boot, BootView, Facts, Image, Running};
+use crate::survey::{Installed, Survey};
 
 pub(crate) fn version(text: &str) -> Version {
     text.parse().unwrap()
