@@ -41,8 +41,17 @@ class Waiting:
 
 
 def connected(client, **tls):
+    # The SDK takes a callback in only after its thread has begun, which may be connected by then and never call it.
     done = Waiting("the connection")
-    client.connect(callback=lambda *_: done.bring(True), tls=True, **tls)
+    mqtt = client._client
+    sdks_own = mqtt.on_connect
+
+    def on_connect(*arguments):
+        sdks_own(*arguments)
+        done.bring(True)
+
+    mqtt.on_connect = on_connect
+    client.connect(tls=True, **tls)
     done.take()
     return client
 
