@@ -9,7 +9,7 @@ use regex::Regex;
 use walkdir::WalkDir;
 
 /// Each crate's folder, its package, and the crates of ours that it may know.
-const CRATES: [(&str, &str, &[&str]); 13] = [
+const CRATES: [(&str, &str, &[&str]); 14] = [
     ("crates/release", "cairn-release", &[]),
     ("crates/boot-state", "cairn-boot-state", &["cairn-release"]),
     ("crates/delta", "cairn-delta", &["cairn-release"]),
@@ -24,6 +24,7 @@ const CRATES: [(&str, &str, &[&str]); 13] = [
         "cairn-rollout",
         &["cairn-release", "cairn-wire"],
     ),
+    ("crates/traffic", "cairn-traffic", &["cairn-release"]),
     ("crates/system", "cairn-system", &[]),
     (
         "initramfs-hook",
@@ -87,13 +88,14 @@ const CRATES: [(&str, &str, &[&str]); 13] = [
 ];
 
 /// Crates that are functions over bytes.
-const PURE: [&str; 6] = [
+const PURE: [&str; 7] = [
     "crates/delta",
     "crates/release",
     "crates/boot-state",
     "crates/wire",
     "crates/update",
     "crates/rollout",
+    "crates/traffic",
 ];
 
 /// What a function over bytes has no use for.

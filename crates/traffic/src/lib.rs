@@ -1,0 +1,20 @@
+//! Traffic that somebody pays for, as pure functions: from a kernel's counters to slots of five minutes, in a chain that
+//! shows a gap or an edit; and from these to the figures of a bill.
+//!
+//! | Module | Owns |
+//! |---|---|
+//! | [`slot`] | five minutes of UTC, and how bytes are shared out among them |
+//! | [`ledger`] | readings of counters, taken in so that none is lost or counted twice |
+//! | [`chain`] | what leaves a node: numbered, each bound to the one before |
+//! | [`billing`] | percentiles and peaks |
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod billing;
+pub mod chain;
+pub mod ledger;
+pub mod slot;
+
+pub use chain::Record;
+pub use ledger::{Ledger, Meter, Moment, Reading};
+pub use slot::Slot;
