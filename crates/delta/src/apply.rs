@@ -10,7 +10,7 @@ use crate::local::{Copy, Source};
 use crate::patch::{Patch, PatchError, Segment};
 use crate::runs::{self, Run};
 
-/// Blocks that are copied, or read for the tree, at once: 4 MiB.
+/// Blocks that are copied at once: 4 MiB.
 pub const PIECE: u32 = (4 << 20) / BLOCK as u32;
 
 /// A patch doesn't give the new image.
@@ -120,6 +120,11 @@ impl Patch {
         }
     }
 
+    /// The tree that is to know all that is made, still empty.
+    pub fn tree(&self, verity: &Verity) -> Builder {
+        Builder::sized(verity.salt.clone(), self.new_blocks)
+    }
+
     /// All that is to be done, in order.
     pub fn steps(&self) -> impl Iterator<Item = Step<'_>> {
         let copies = self.copies.iter().flat_map(|copy| {
@@ -140,11 +145,11 @@ impl Patch {
 }
 
 impl Step<'_> {
-    /// Does it; twice does no harm.
+    /// Does it, and has `tree` know what was made; twice does no harm.
     ///
     /// # Errors
     /// If the patch is damaged, or the images' errors.
-    pub fn perform<I: Images>(self, images: &mut I) -> Result<(), I::Error> {
+    pub fn perform<I: Images>(self, images: &mut I, tree: &mut Builder) -> Result<(), I::Error> {
         match self {
             Self::Make(segment) => {
                 let mut reference = Vec::new();
@@ -155,6 +160,7 @@ impl Step<'_> {
                 let mut rest = &made[..];
                 for run in &segment.target {
                     let (now, after) = rest.split_at(run.count as usize * BLOCK);
+                    tree.put(run.at, now);
                     images.write(run.at, now)?;
                     rest = after;
                 }
@@ -170,6 +176,7 @@ impl Step<'_> {
                     Source::Itself => images.read_new(run)?,
                 };
                 whole(&bytes, runs::bytes(&[run]))?;
+                tree.put(to.at, &bytes);
                 images.share(to.at, &bytes, source, from)
             }
         }
@@ -213,12 +220,11 @@ pub fn image(old: &[u8], patch: &[u8], verity: &Verity) -> Result<Vec<u8>, Apply
     parsed.makes(verity)?;
     let blocks = vec![0; parsed.new_blocks as usize * BLOCK];
     let mut memory = Memory { patch, old, blocks };
+    let mut tree = parsed.tree(verity);
     for step in parsed.steps() {
-        step.perform(&mut memory)?;
+        step.perform(&mut memory, &mut tree)?;
     }
     let mut new = memory.blocks;
-    let mut tree = Builder::new(verity.salt.clone());
-    new.chunks(BLOCK).for_each(|block| tree.push(block));
     new.extend(tree.finish().0);
     is(parsed.to, &new)?;
     Ok(new)

@@ -143,7 +143,7 @@ fn salted(salt: &Salt, block: &[u8]) -> Digest {
     Digest(hasher.finalize().into())
 }
 
-/// Builds a tree while the data streams by, block by block.
+/// Builds a tree while the data goes by, block by block.
 pub struct Builder {
     salt: Salt,
     leaves: Vec<u8>,
@@ -155,6 +155,23 @@ impl Builder {
         Self {
             salt,
             leaves: Vec::new(),
+        }
+    }
+
+    /// Begins a tree over so many data blocks, which come in any order; see [`Builder::put`].
+    pub fn sized(salt: Salt, blocks: u32) -> Self {
+        Self {
+            salt,
+            leaves: vec![0; blocks as usize * 32],
+        }
+    }
+
+    /// Takes in data blocks, from number `at` on. Of a tree that was begun with [`Builder::sized`]; what lies beyond its
+    /// end counts for nothing, and a block that never comes gives another root.
+    pub fn put(&mut self, at: u32, blocks: &[u8]) {
+        let leaves = self.leaves.chunks_exact_mut(32).skip(at as usize);
+        for (leaf, block) in leaves.zip(blocks.chunks_exact(BLOCK)) {
+            leaf.copy_from_slice(&salted(&self.salt, block).0);
         }
     }
 
@@ -226,6 +243,21 @@ mod tests {
             assert!(verity.is_top(&bytes[..BLOCK]), "{blocks}");
             assert_eq!(verity.hash_offset, (blocks * BLOCK) as u64);
         }
+    }
+
+    #[test]
+    fn blocks_may_come_in_any_order() {
+        let (expected, verity) = tree(300);
+        let block = |i: usize| [i as u8; BLOCK];
+        let mut builder = Builder::sized(verity.salt.clone(), 300);
+        let late: Vec<u8> = (100..300).flat_map(block).collect();
+        builder.put(100, &late);
+        builder.put(0, &(0..150).flat_map(block).collect::<Vec<_>>());
+        builder.put(299, &[block(299 % 256), [9; BLOCK]].concat());
+        assert!(builder.finish() == (expected, verity.clone()));
+        let mut lacking = Builder::sized(verity.salt.clone(), 300);
+        lacking.put(100, &late);
+        assert_ne!(lacking.finish().1, verity);
     }
 
     #[test]

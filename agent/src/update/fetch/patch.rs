@@ -9,11 +9,10 @@ use cairn_delta::apply::{ApplyError, Images};
 use cairn_delta::patch::{HEAD, PatchError};
 use cairn_delta::{BLOCK, Patch, Run, Source};
 use cairn_release::manifest::Image;
-use cairn_release::verity::Builder;
 use cairn_release::{Version, name};
 use cairn_update::Cause;
 
-use super::old::{Old, pieces};
+use super::old::Old;
 use super::{Fetch, ImageWanted, Wanted, disk};
 use crate::update::effects::{Answer, Body, Effects, GetError, Part};
 
@@ -178,15 +177,10 @@ impl<E: Effects> Fetch<'_, E> {
             return Err(Failed::Useless("it is for other images".into()));
         }
         patch.makes(&image.verity)?;
+        let mut tree = patch.tree(&image.verity);
         for step in patch.steps() {
-            step.perform(&mut node)?;
+            step.perform(&mut node, &mut tree)?;
             // Others have work, too.
-            tokio::task::yield_now().await;
-        }
-        let mut tree = Builder::new(image.verity.salt.clone());
-        for piece in pieces(image.verity.data_blocks) {
-            let bytes = node.read_new(piece)?;
-            bytes.chunks(BLOCK).for_each(|block| tree.push(block));
             tokio::task::yield_now().await;
         }
         let (tree, verity) = tree.finish();

@@ -6,14 +6,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
-use cairn_delta::apply::{Images, PIECE};
+use cairn_delta::apply::Images;
 use cairn_delta::local::Local;
 use cairn_delta::{BLOCK, Patch, Run, make, ranges, runs};
 use cairn_release::envelope::Envelope;
 use cairn_release::index::BlockIndex;
 use cairn_release::manifest::{Manifest, PAYLOAD_TYPE};
 use cairn_release::name;
-use cairn_release::verity::{Builder, Verity};
+use cairn_release::verity::Verity;
 
 /// What a request for a range costs, with the head of its answer.
 pub const REQUEST: u64 = 650;
@@ -89,9 +89,9 @@ pub fn missing(old: &Path, new: &[u8]) -> Result<u64> {
     Ok(runs::bytes(&missing) + requests * REQUEST)
 }
 
-/// Applies a patch in little memory, as a node would: makes the data, reads it again for
-/// the verity tree, appends that, and has all of it on the disk. It runs in a process of
-/// its own, so that its memory can be measured.
+/// Applies a patch in little memory, as a node would: makes the data and the verity tree,
+/// and has all of it on the disk. It runs in a process of its own, so that its memory can
+/// be measured.
 ///
 /// # Errors
 /// If the patch doesn't give the image whose manifest lies in the release `new`.
@@ -110,16 +110,9 @@ pub fn apply(image: &str, old: &Path, patch: &Path, new: &Path, out: &Path) -> R
     let table = Patch::table_end(&images.read_patch(0..cairn_delta::patch::HEAD as u64)?)?;
     let parsed = Patch::parse(&images.read_patch(0..table as u64)?)?;
     parsed.makes(&verity)?;
+    let mut tree = parsed.tree(&verity);
     for step in parsed.steps() {
-        step.perform(&mut images)?;
-    }
-    let mut tree = Builder::new(verity.salt.clone());
-    for at in (0..parsed.new_blocks).step_by(PIECE as usize) {
-        let count = PIECE.min(parsed.new_blocks - at);
-        images
-            .read_new(Run { at, count })?
-            .chunks(BLOCK)
-            .for_each(|block| tree.push(block));
+        step.perform(&mut images, &mut tree)?;
     }
     let (bytes, made) = tree.finish();
     ensure!(made == verity, "the patch doesn't give the image");
