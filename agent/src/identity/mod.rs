@@ -10,16 +10,17 @@
 pub mod keeper;
 pub mod key;
 pub mod request;
+mod validity;
 
 use std::path::{Path, PathBuf};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
-use yasna::tags::TAG_UTCTIME;
-use yasna::{BERReader, Tag};
 
 use crate::files;
+
+pub use validity::validity;
 
 /// No file of an identity is longer, in bytes.
 const LIMIT: u64 = 256 * 1024;
@@ -241,37 +242,6 @@ pub fn certificates(
     CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| malformed(what, "certificates in PEM"))
-}
-
-/// From when until when a certificate is valid, in seconds since 1970: RFC 5280, section 4.1.
-pub fn validity(certificate: &CertificateDer<'_>) -> Option<(i64, i64)> {
-    let time = |reader: BERReader<'_, '_>| {
-        Ok(match reader.lookahead_tag()? {
-            TAG_UTCTIME => reader.read_utctime()?.datetime().unix_timestamp(),
-            _ => reader.read_generalized_time()?.datetime().unix_timestamp(),
-        })
-    };
-    let parsed = yasna::parse_der(certificate, |reader| {
-        reader.read_sequence(|parts| {
-            let validity = parts.next().read_sequence(|signed| {
-                let version = |reader: BERReader<'_, '_>| reader.read_der();
-                signed.read_optional(|reader| reader.read_tagged(Tag::context(0), version))?;
-                let [_serial, _algorithm, _issuer] = [
-                    signed.next().read_der()?,
-                    signed.next().read_der()?,
-                    signed.next().read_der()?,
-                ];
-                let validity = signed
-                    .next()
-                    .read_sequence(|times| Ok((time(times.next())?, time(times.next())?)))?;
-                while signed.read_optional(|rest| rest.read_der())?.is_some() {}
-                Ok(validity)
-            })?;
-            let [_algorithm, _signature] = [parts.next().read_der()?, parts.next().read_der()?];
-            Ok(validity)
-        })
-    });
-    parsed.ok()
 }
 
 fn read(folder: &Path, name: &str) -> Result<Option<String>, IdentityError> {

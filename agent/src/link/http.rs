@@ -292,7 +292,11 @@ impl Http {
             Peer::Server => (CONNECT, READ, redirect::Policy::limited(3)),
             Peer::Device => (CONNECT_NEAR, READ_NEAR, redirect::Policy::none()),
         };
-        let client = Client::builder()
+        let mut builder = Client::builder();
+        if self.0.peer == Peer::Device {
+            builder = builder.no_proxy();
+        }
+        let client = builder
             .tls_backend_preconfigured(config)
             .connect_timeout(connect)
             .read_timeout(read)
@@ -347,12 +351,16 @@ async fn failed(url: String, mut response: reqwest::Response) -> LinkError {
             Some(Duration::from_secs(seconds.min(3600)))
         });
     let mut body = Vec::new();
-    while let Ok(Some(part)) = response.chunk().await {
-        if body.len() + part.len() > ERROR {
-            break;
+    let reading = async {
+        while let Ok(Some(part)) = response.chunk().await {
+            if body.len() + part.len() > ERROR {
+                break;
+            }
+            body.extend_from_slice(&part);
         }
-        body.extend_from_slice(&part);
-    }
+    };
+    // The status says enough.
+    let _ = tokio::time::timeout(READ_NEAR, reading).await;
     let told = serde_json::from_slice::<cairn_wire::enrol::ErrorBody>(&body).ok();
     let (code, message) = told.map_or((None, None), |told| (Some(told.code), Some(told.message)));
     LinkError::Status {

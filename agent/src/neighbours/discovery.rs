@@ -110,7 +110,7 @@ pub async fn run(device: &str, port: u16, known: &Known) -> io::Result<Infallibl
     let daemon = Daemon(ServiceDaemon::new().map_err(io::Error::other)?);
     // Neither the node itself nor its containers are neighbours.
     let inner = |name: &str| {
-        ["lo", "docker", "veth"]
+        ["lo", "docker", "veth", "br-"]
             .iter()
             .any(|kind| name.starts_with(kind))
     };
@@ -122,6 +122,7 @@ pub async fn run(device: &str, port: u16, known: &Known) -> io::Result<Infallibl
     let service = service.map_err(io::Error::other)?.enable_addr_auto();
     daemon.0.register(service).map_err(io::Error::other)?;
     let events = daemon.0.browse(SERVICE).map_err(io::Error::other)?;
+    known.lock().clear();
     known.since.send_replace(Some(Instant::now()));
     while let Ok(event) = events.recv_async().await {
         match event {

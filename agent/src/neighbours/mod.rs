@@ -122,9 +122,14 @@ impl Neighbours {
                 let path = format!("https://{address}{}{image}", neighbour::PATH);
                 let answer = tokio::time::timeout(ANSWER, self.ask(&path)).await;
                 let error = match answer {
-                    Ok(Ok(holding)) => {
+                    Ok(Ok(None)) => return None,
+                    // Anybody may announce anything.
+                    Ok(Ok(Some(holding))) if holding.device != id => {
+                        format!("it is {:?}", holding.device)
+                    }
+                    Ok(Ok(Some(holding))) => {
                         let url = format!("{path}{}", neighbour::BYTES);
-                        return holding.map(|holding| Neighbour { id, url, holding });
+                        return Some(Neighbour { id, url, holding });
                     }
                     Ok(Err(error)) => error.to_string(),
                     Err(_) => "no answer".to_owned(),
@@ -198,7 +203,13 @@ impl Service {
             Ok(listener) => listener,
         };
         let port = listener.local_addr()?.port();
-        let found = discovery::run(&identity.device, port, &self.known);
+        let found = async {
+            loop {
+                let Err(error) = discovery::run(&identity.device, port, &self.known).await;
+                tracing::error!(%error, "cannot look for neighbours");
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
         let answered = server::run(
             listener,
             identity,
@@ -207,7 +218,7 @@ impl Service {
             self.settings.rate,
         );
         tokio::select! {
-            ended = found => ended,
+            never = found => never,
             ended = answered => ended,
         }
     }

@@ -114,10 +114,11 @@ impl Offer {
         missing.map(|(block, _)| block).collect()
     }
 
-    /// What a neighbour is told.
-    pub fn holding(&self) -> Holding {
+    /// What a neighbour is told by `device`.
+    pub fn holding(&self, device: &str) -> Holding {
         let state = self.state();
         Holding {
+            device: device.to_owned(),
             role: state.role,
             progress: state.progress,
             blocks: Blocks::of(&state.have),
@@ -162,7 +163,7 @@ mod tests {
         assert!(!offer.holds(&(block - 1..2 * block)) && !offer.holds(&(block..3 * block + 1)));
         assert_eq!(offer.missing().first(), Some(&0));
         assert_eq!(
-            serde_json::to_string(&offer.holding().blocks).unwrap(),
+            serde_json::to_string(&offer.holding("a").blocks).unwrap(),
             "[[1,2]]"
         );
         assert!(Offer::all(&verity).holds(&(0..size)));

@@ -20,8 +20,10 @@ use crate::pace::Pace;
 use crate::requests::{self, Head, Requests};
 
 /// Connections at a time.
-const MANY: usize = 32;
-/// For proving who one is, for taking a piece, and between two requests.
+const MANY: usize = 64;
+/// For proving who one is: nobody else holds a place for longer.
+const PROOF: Duration = Duration::from_secs(3);
+/// For taking a piece, and between two requests.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Bytes that are read and sent at once.
 const PIECE: u64 = 64 << 10;
@@ -29,6 +31,7 @@ const PIECE: u64 = 64 << 10;
 struct Server {
     tls: TlsAcceptor,
     clock: Clock,
+    device: String,
     shelf: Arc<dyn Shelf>,
     pace: Mutex<Pace>,
 }
@@ -49,6 +52,7 @@ pub async fn run(
         tls: TlsAcceptor::from(Arc::new(config)),
         pace: Mutex::new(Pace::new(Some(rate), clock.now().mono_ms)),
         clock,
+        device: identity.device.clone(),
         shelf,
     });
     let ended = requests::accept(listener, MANY, |stream| {
@@ -73,7 +77,8 @@ enum Asked {
 impl Server {
     async fn connection(&self, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let mut requests = Requests::new(soon(self.tls.accept(stream)).await?);
+        let proven = tokio::time::timeout(PROOF, self.tls.accept(stream)).await??;
+        let mut requests = Requests::new(proven);
         while let Some(head) = soon(requests.next()).await? {
             self.answer(&head, &mut requests.stream).await?;
         }
@@ -81,10 +86,10 @@ impl Server {
     }
 
     async fn answer(&self, head: &Head, stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-        match self.asked(head) {
+        match self.asked(head).await {
             Err((status, reason)) => send(stream, status, "", reason.as_bytes()).await,
             Ok(Asked::Holding(offer)) => {
-                let holding = serde_json::to_vec(&offer.holding())?;
+                let holding = serde_json::to_vec(&offer.holding(&self.device))?;
                 send(
                     stream,
                     "200 OK",
@@ -97,7 +102,7 @@ impl Server {
         }
     }
 
-    fn asked(&self, head: &Head) -> Result<Asked, Refusal> {
+    async fn asked(&self, head: &Head) -> Result<Asked, Refusal> {
         const NONE: Refusal = ("404 Not Found", "nothing of such an image is here\n");
         if head.method != "GET" {
             return Err(("405 Method Not Allowed", "only GET\n"));
@@ -108,7 +113,9 @@ impl Server {
             None => (rest, false),
         };
         let image: Digest = image.parse().map_err(|_| NONE)?;
-        let offer = self.shelf.find(&image).ok_or(NONE)?;
+        let shelf = self.shelf.clone();
+        let found = tokio::task::spawn_blocking(move || shelf.find(&image)).await;
+        let offer = found.ok().flatten().ok_or(NONE)?;
         if !bytes {
             return Ok(Asked::Holding(offer));
         }

@@ -99,7 +99,7 @@ fn asking(identity: Option<Arc<Identity>>, other: SocketAddr) -> Neighbours {
     };
     let http = Http::to_devices(clock(), watch::channel(Arc::new(target)).1);
     let known = Known::default();
-    known.add("other".into(), other);
+    known.add("b".into(), other);
     Neighbours { known, http }
 }
 
@@ -114,9 +114,12 @@ async fn a_neighbour_is_told_what_is_there_and_given_only_that() {
     assert_eq!(found.len(), 1);
     assert_eq!(
         (found[0].id.as_str(), &found[0].holding),
-        ("other", &image.offer.holding())
+        ("b", &image.offer.holding("b"))
     );
     assert!(node.holding(&Digest([7; 32])).await.is_empty());
+    // Under another name than its own it isn't believed.
+    node.known.add("000".into(), other);
+    assert_eq!(node.holding(&image.offer.image).await.len(), 1);
 
     let end = u64::from(BLOCKS - 1) * BLOCK as u64;
     for range in [

@@ -62,8 +62,8 @@ impl<E: Effects> Doer<E> {
                     .map(|()| Event::Armed)
             }
             Action::AwaitRestart(when) => {
-                self.await_neighbours().await;
                 self.await_window(when).await;
+                self.await_neighbours().await;
                 Ok(Event::RestartAllowed)
             }
             Action::Restart => {

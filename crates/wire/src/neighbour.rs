@@ -34,6 +34,9 @@ pub enum Role {
 /// What a node has of an image, and what it does to have more.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holding {
+    /// The id of the device that says so.
+    #[serde(default)]
+    pub device: String,
     /// What it does; nothing if it has all, or has given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
@@ -120,11 +123,12 @@ mod tests {
     #[test]
     fn a_holding_is_written_as_runs() {
         let holding = Holding {
+            device: "node-7".into(),
             role: Some(Role::Fetches),
             progress: 9,
             blocks: Blocks::of(&[true, true, false, true]),
         };
-        let text = r#"{"role":"fetches","progress":9,"blocks":[[0,2],[3,1]]}"#;
+        let text = r#"{"device":"node-7","role":"fetches","progress":9,"blocks":[[0,2],[3,1]]}"#;
         assert_eq!(serde_json::to_string(&holding).unwrap(), text);
         assert_eq!(serde_json::from_str::<Holding>(text).unwrap(), holding);
         assert_eq!(

@@ -33,12 +33,23 @@ fn explain(what: &'static str, package: &'static str) -> impl Fn(CommandError) -
     }
 }
 
-/// Packs the kernel container.
+/// Packs the kernel container. Those of the files `last` that are there come behind all others: what changes with every
+/// build would move what doesn't, and nothing is aligned.
 ///
 /// # Errors
 /// If mksquashfs isn't there or fails.
-pub fn squashfs(tree: &Path, out: &Path, compression: Squash, epoch: Timestamp) -> Result<()> {
+pub fn squashfs(
+    tree: &Path,
+    out: &Path,
+    compression: Squash,
+    epoch: Timestamp,
+    last: &[String],
+) -> Result<()> {
     let epoch = epoch.unix().to_string();
+    let order = out.with_extension("order");
+    let there = last.iter().filter(|file| tree.join(file).exists());
+    let lines: String = there.map(|file| format!("{file} -1\n")).collect();
+    fs::write(&order, lines).map_err(|e| cannot("write", &order, e))?;
     tool("mksquashfs")
         .args([tree, out])
         .args([
@@ -51,9 +62,11 @@ pub fn squashfs(tree: &Path, out: &Path, compression: Squash, epoch: Timestamp) 
         .args(["-comp", compression.name()])
         .args(compression.options())
         .args(["-mkfs-time", &epoch, "-all-time", &epoch])
+        .arg("-sort")
+        .arg(&order)
         .run()
-        .map(drop)
-        .map_err(explain("the kernel container", "squashfs-tools"))
+        .map_err(explain("the kernel container", "squashfs-tools"))?;
+    fs::remove_file(&order).map_err(|e| cannot("remove", &order, e))
 }
 
 /// What mkfs.erofs is told so that little of an image changes when little of its tree does.

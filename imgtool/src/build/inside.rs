@@ -113,6 +113,9 @@ pub fn make(job: Job, outside: &Outside) -> Result<Made> {
                     &path,
                     profile.settings.kernel.compression,
                     job.epoch,
+                    &SIGNED
+                        .map(|file| [file.to_owned(), format!("{file}.sig")])
+                        .concat(),
                 )?;
                 image::close(&path, &out(name::KERNEL_INDEX), salt.clone())
             })

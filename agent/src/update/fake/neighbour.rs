@@ -83,6 +83,7 @@ impl FakeNeighbour {
             id: self.id.clone(),
             url: number.to_string(),
             holding: Holding {
+                device: self.id.clone(),
                 role,
                 progress,
                 blocks,

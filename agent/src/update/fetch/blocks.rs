@@ -24,8 +24,9 @@ use crate::update::effects::{Answer, Body, Effects, GetError, Part};
 pub(super) const REQUESTS: usize = 4;
 /// No tree is longer that is held in memory: that of an image of 4 GiB.
 const TREE_LIMIT: u64 = 32 << 20;
-/// How long one request to a neighbour may take, in milliseconds.
+/// How long one request to a neighbour may take, in milliseconds, and for how many bytes.
 const NEAR_MS: u64 = 60_000;
+const NEAR_BYTES: u64 = 1 << 20;
 
 /// Why no more blocks come.
 pub(super) enum Ended {
@@ -133,20 +134,16 @@ impl<E: Effects> Fetch<'_, E> {
         Ok(index)
     }
 
-    /// Fetches the index.
+    /// Fetches the index from the server.
     ///
     /// # Errors
     /// If it isn't there, or is another one, or the disk doesn't take it.
-    pub(super) async fn index(
-        &self,
-        place: Place<'_>,
-        part: Part,
-        image: &Image,
-    ) -> Result<BlockIndex, Ended> {
+    pub(super) async fn index(&self, wanted: &ImageWanted<'_>) -> Result<BlockIndex, Ended> {
+        let ImageWanted { part, image, .. } = *wanted;
         if image.verity.tree_size() > TREE_LIMIT {
             return Err(Ended::NoRanges);
         }
-        self.rest_of_tree(place, part, image).await?;
+        self.rest_of_tree(wanted).await?;
         let tree = self.read(part, image.verity.hash_offset..image.size)?;
         if let Some(index) = image.verity.index(&tree) {
             // It says what of the rest is whole.
@@ -158,25 +155,64 @@ impl<E: Effects> Fetch<'_, E> {
         Err(GetError::Wrong(wrong("its verity tree is not the one")).into())
     }
 
+    /// Gets the index from a neighbour, all of it or nothing.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn index_near(
+        &self,
+        wanted: &ImageWanted<'_>,
+        url: &str,
+    ) -> Result<BlockIndex, Ended> {
+        let ImageWanted { part, image, .. } = *wanted;
+        let size = image.verity.tree_size();
+        if size > TREE_LIMIT {
+            return Err(GetError::passing("its tree is too long").into());
+        }
+        let began = self.effects.uptime_ms();
+        let limit = NEAR_MS * (1 + size / NEAR_BYTES);
+        let start = image.verity.hash_offset;
+        let mut body = self.range(Place::Near(url), start..image.size).await?;
+        let mut tree = Vec::new();
+        while (tree.len() as u64) < size {
+            let at = start + tree.len() as u64;
+            tree.extend_from_slice(&body.chunk().await?.ok_or_else(|| ended(at))?);
+            if self.effects.uptime_ms().saturating_sub(began) > limit {
+                return Err(GetError::passing("the neighbour is too slow").into());
+            }
+        }
+        tree.truncate(usize::try_from(size).unwrap_or(usize::MAX));
+        let index = image.verity.index(&tree);
+        let index =
+            index.ok_or_else(|| GetError::Wrong(wrong("its verity tree is not the one")))?;
+        self.write(part, start, &tree)?;
+        self.sync(part).await?;
+        Ok(index)
+    }
+
     pub(super) fn length(&self, part: Part) -> Result<u64, Cause> {
         let length = self.effects.fetched(self.version, part);
         length.map_err(|error| super::disk("read", part, &error))
     }
 
     /// The tree's bytes are written one after the other, so that the file's length tells how many there are.
-    async fn rest_of_tree(&self, place: Place<'_>, part: Part, image: &Image) -> Result<(), Ended> {
-        let mut at = self.length(part)?.max(image.verity.hash_offset);
+    async fn rest_of_tree(&self, wanted: &ImageWanted<'_>) -> Result<(), Ended> {
+        let ImageWanted { part, image, .. } = *wanted;
+        let start = image.verity.hash_offset;
+        let mut at = self.length(part)?.max(start);
         if at >= image.size {
             return Ok(());
         }
-        let mut body = self.range(place, at..image.size).await?;
+        let far = Place::Far(wanted.url);
+        let mut body = self.range(far, at..image.size).await?;
         while at < image.size {
             let bytes = body.chunk().await?.ok_or_else(|| ended(at))?;
             let room = usize::try_from(image.size - at).unwrap_or(usize::MAX);
             let taken = &bytes[..room.min(bytes.len())];
             self.write(part, at, taken)?;
             at += taken.len() as u64;
-            self.came(place, bytes.len()).await;
+            wanted.offer.progress(at - start);
+            self.came(far, bytes.len()).await;
         }
         Ok(())
     }
@@ -420,7 +456,10 @@ impl<E: Effects> Fetch<'_, E> {
             self.came(place, bytes.len()).await;
             let took = self.effects.uptime_ms().saturating_sub(began);
             if matches!(place, Place::Near(_)) && took > NEAR_MS && block < run.end() {
-                return Err(GetError::passing("the neighbour is too slow").into());
+                // What came is good, and others may be quicker with the rest.
+                let some = block > run.at;
+                let slow = GetError::passing("the neighbour is too slow");
+                return if some { Ok(()) } else { Err(slow.into()) };
             }
         }
         Ok(())

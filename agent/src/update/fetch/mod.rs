@@ -28,7 +28,8 @@ use cairn_wire::report::FailureKind;
 use super::effects::{Answer, Body, Effects, GetError, Part};
 use crate::neighbours::Offer;
 use crate::pace::Pace;
-use blocks::{Ended, Place, Work};
+use blocks::{Ended, Work};
+use near::Thoughts;
 use old::Old;
 use patience::Patience;
 use whole::Wanted;
@@ -59,6 +60,8 @@ struct ImageWanted<'w> {
     patches: bool,
     /// From when on the index is known.
     work: Option<Work>,
+    /// What is thought of the neighbours.
+    thoughts: Mutex<Thoughts>,
 }
 
 /// Ends what this node says that it does.
@@ -128,6 +131,7 @@ impl<'f, E: Effects> Fetch<'f, E> {
             progress: &progress,
             patches: true,
             work: None,
+            thoughts: Mutex::new(Thoughts::new(self.effects.uptime_ms())),
         };
         let index = match self.kept_index(part, image)? {
             Some(index) => {
@@ -140,7 +144,8 @@ impl<'f, E: Effects> Fetch<'f, E> {
             self.begin(&mut wanted, index).await?;
         }
         if self.near_and_far(&mut wanted).await? {
-            return Ok(());
+            // One that a neighbour has made needless.
+            return self.discard(patch::of(part));
         }
         drop(turn);
         offer.forget();
@@ -162,10 +167,10 @@ impl<'f, E: Effects> Fetch<'f, E> {
     async fn near_and_far(&self, wanted: &mut ImageWanted<'_>) -> Result<bool, Cause> {
         let mut patience = Patience::default();
         loop {
+            let before = self.there(wanted)?;
             if self.near(wanted).await? {
                 return Ok(true);
             }
-            let before = self.there(wanted)?;
             let error = match self.far(wanted).await {
                 Ok(()) => return Ok(true),
                 Err(Ended::NoRanges) => return Ok(false),
@@ -184,13 +189,13 @@ impl<'f, E: Effects> Fetch<'f, E> {
 
     /// Fetches from the server what is nowhere here.
     async fn far(&self, wanted: &mut ImageWanted<'_>) -> Result<(), Ended> {
-        let ImageWanted { part, image, .. } = *wanted;
+        let image = wanted.image;
         if wanted.work.is_none() {
             if std::mem::take(&mut wanted.patches) && self.patched(wanted).await? {
                 wanted.offer.complete(&image.verity);
                 return Ok(());
             }
-            let index = self.index(Place::Far(wanted.url), part, image).await?;
+            let index = self.index(wanted).await?;
             self.begin(wanted, index).await?;
         }
         self.blocks(wanted).await

@@ -4,7 +4,7 @@
 //! bounded time.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cairn_delta::Run;
@@ -28,25 +28,39 @@ const ROUND: usize = 64;
 const STRIKES: u32 = 3;
 /// Milliseconds after which a neighbour that comes no further isn't waited for.
 const STANDSTILL_MS: u64 = 60_000;
-/// Milliseconds without a block after which nobody is waited for.
+/// Milliseconds for which one that fetches counts on though it doesn't answer: its link may be full.
+const SILENCE_MS: u64 = 15_000;
+/// Milliseconds in all after which nobody is waited for, and how many more each block from a neighbour brings: a site that is
+/// slower than 40 KB a second is worth no waiting.
 const LONGEST_WAIT_MS: u64 = 30 * 60_000;
+const BLOCK_MS: u64 = 100;
 
 /// What is thought of the neighbours while one image is fetched.
 pub(super) struct Thoughts {
     /// How often each failed.
     strikes: BTreeMap<String, u32>,
-    /// What each said last, and since when.
-    said: BTreeMap<String, (Role, u64, u64)>,
-    /// When something last came from one.
-    came_ms: u64,
+    said: BTreeMap<String, Said>,
+    began_ms: u64,
+    /// Blocks that came from neighbours.
+    blocks: u64,
+}
+
+/// What a neighbour said last.
+struct Said {
+    role: Role,
+    progress: u64,
+    /// Since when it says so.
+    since_ms: u64,
+    heard_ms: u64,
 }
 
 impl Thoughts {
-    fn new(now_ms: u64) -> Self {
+    pub(super) fn new(now_ms: u64) -> Self {
         Self {
             strikes: BTreeMap::new(),
             said: BTreeMap::new(),
-            came_ms: now_ms,
+            began_ms: now_ms,
+            blocks: 0,
         }
     }
 
@@ -64,27 +78,48 @@ impl Thoughts {
         *self.strikes.entry(id.to_owned()).or_default() += weight;
     }
 
-    /// Who counts in the question whose turn it is.
-    fn others<'n>(&mut self, neighbours: &'n [Neighbour], now_ms: u64) -> Vec<(&'n str, Role)> {
-        if now_ms.saturating_sub(self.came_ms) > LONGEST_WAIT_MS {
-            return Vec::new();
-        }
-        let mut others = Vec::new();
+    /// Whether others may be waited for at all.
+    fn waits(&self, now_ms: u64) -> bool {
+        let earned = self.blocks.saturating_mul(BLOCK_MS);
+        now_ms.saturating_sub(self.began_ms) <= LONGEST_WAIT_MS.saturating_add(earned)
+    }
+
+    /// Who counts in the question whose turn it is, having heard these.
+    fn others(&mut self, neighbours: &[Neighbour], now_ms: u64) -> Vec<(&str, Role)> {
         for neighbour in neighbours {
             let Some(role) = neighbour.holding.role else {
+                self.said.remove(&neighbour.id);
                 continue;
             };
-            let says = (role, neighbour.holding.progress);
+            let progress = neighbour.holding.progress;
             let said = self.said.entry(neighbour.id.clone());
-            let said = said.or_insert((says.0, says.1, now_ms));
-            if (said.0, said.1) != says {
-                *said = (says.0, says.1, now_ms);
+            let said = said.or_insert(Said {
+                role,
+                progress,
+                since_ms: now_ms,
+                heard_ms: now_ms,
+            });
+            if (said.role, said.progress) != (role, progress) {
+                (said.role, said.progress, said.since_ms) = (role, progress, now_ms);
             }
-            if now_ms.saturating_sub(said.2) < STANDSTILL_MS {
-                others.push((neighbour.id.as_str(), role));
-            }
+            said.heard_ms = now_ms;
         }
-        others
+        if !self.waits(now_ms) {
+            return Vec::new();
+        }
+        let counts = |said: &Said| {
+            let silent_ms = now_ms.saturating_sub(said.heard_ms);
+            let there = silent_ms == 0 || said.role == Role::Fetches && silent_ms < SILENCE_MS;
+            there && now_ms.saturating_sub(said.since_ms) < STANDSTILL_MS
+        };
+        let others = self.said.iter().filter(|(_, said)| counts(said));
+        others.map(|(id, said)| (id.as_str(), said.role)).collect()
+    }
+}
+
+impl ImageWanted<'_> {
+    fn thoughts(&self) -> MutexGuard<'_, Thoughts> {
+        self.thoughts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,55 +130,56 @@ impl<E: Effects> Fetch<'_, E> {
     /// If the disk fails.
     pub(super) async fn near(&self, wanted: &mut ImageWanted<'_>) -> Result<bool, Cause> {
         let me = self.effects.device();
-        let thoughts = Mutex::new(Thoughts::new(self.effects.uptime_ms()));
-        let lock = || thoughts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut role = Role::Wants;
-        wanted.offer.set_role(Some(role));
         loop {
+            wanted.offer.set_role(Some(role));
             if wanted.work.is_some() && wanted.missing().is_empty() && self.finish(wanted).await? {
                 return Ok(true);
             }
-            let mut neighbours = self.effects.neighbours(&wanted.offer.image).await;
-            neighbours.retain(|neighbour| lock().trusts(&neighbour.id));
+            let neighbours = self.effects.neighbours(&wanted.offer.image).await;
             let before = wanted.offer.count();
-            self.index_near(wanted, &neighbours, &thoughts).await?;
-            let asked = self.take_near(wanted, &neighbours, &thoughts).await?;
+            self.begin_near(wanted, &neighbours).await?;
+            let asked = self.take_near(wanted, &neighbours).await?;
             let now_ms = self.effects.uptime_ms();
-            if wanted.offer.count() > before {
-                lock().came_ms = now_ms;
+            let came = wanted.offer.count().saturating_sub(before);
+            wanted.thoughts().blocks += came;
+            if came > 0 && wanted.thoughts().waits(now_ms) {
+                role = Role::Wants;
                 // Much came, and there may be more at once.
                 if asked == ROUND {
                     continue;
                 }
             } else {
-                role = turn::next(&me, role, lock().others(&neighbours, now_ms));
-                wanted.offer.set_role(Some(role));
-                match role {
-                    Role::Fetches => return Ok(false),
-                    Role::Claims => continue,
-                    Role::Wants => {}
+                let next = turn::next(&me, role, wanted.thoughts().others(&neighbours, now_ms));
+                let claims_first = next == Role::Claims && role != next;
+                role = next;
+                if role == Role::Fetches {
+                    wanted.offer.set_role(Some(role));
+                    return Ok(false);
+                }
+                if claims_first {
+                    continue;
                 }
             }
+            wanted.offer.set_role(Some(role));
             self.effects.sleep(PAUSE).await;
         }
     }
 
     /// Gets the index from one who has it, if it isn't known.
-    async fn index_near(
+    async fn begin_near(
         &self,
         wanted: &mut ImageWanted<'_>,
         neighbours: &[Neighbour],
-        thoughts: &Mutex<Thoughts>,
     ) -> Result<(), Cause> {
-        let have_it = |neighbour: &&Neighbour| !neighbour.holding.blocks.is_empty();
-        for neighbour in neighbours.iter().filter(have_it) {
-            if wanted.work.is_some() {
-                break;
+        for neighbour in neighbours {
+            let has = !neighbour.holding.blocks.is_empty();
+            if wanted.work.is_some() || !has || !wanted.thoughts().trusts(&neighbour.id) {
+                continue;
             }
-            let place = Place::Near(&neighbour.url);
-            match self.index(place, wanted.part, wanted.image).await {
+            match self.index_near(wanted, &neighbour.url).await {
                 Ok(index) => self.begin(wanted, index).await?,
-                Err(ended) => missed(thoughts, neighbour, ended)?,
+                Err(ended) => missed(wanted, neighbour, ended)?,
             }
         }
         Ok(())
@@ -154,13 +190,17 @@ impl<E: Effects> Fetch<'_, E> {
         &self,
         wanted: &ImageWanted<'_>,
         neighbours: &[Neighbour],
-        thoughts: &Mutex<Thoughts>,
     ) -> Result<usize, Cause> {
-        let requests = deal(&wanted.missing(), neighbours);
+        let trusted: Vec<&Neighbour> = {
+            let thoughts = wanted.thoughts();
+            let trusted = neighbours.iter().filter(|it| thoughts.trusts(&it.id));
+            trusted.collect()
+        };
+        let requests = deal(&wanted.missing(), &trusted);
         let count = requests.len();
         let mut open = Vec::new();
         for (neighbour, run) in requests {
-            open.push(Ok(self.run_near(wanted, neighbour, run, thoughts)));
+            open.push(Ok(self.run_near(wanted, neighbour, run)));
         }
         stream::iter(open)
             .try_buffer_unordered(REQUESTS)
@@ -174,30 +214,25 @@ impl<E: Effects> Fetch<'_, E> {
         wanted: &ImageWanted<'_>,
         neighbour: &Neighbour,
         run: Run,
-        thoughts: &Mutex<Thoughts>,
     ) -> Result<(), Cause> {
-        let trusts = || {
-            let thoughts = thoughts.lock().unwrap_or_else(PoisonError::into_inner);
-            thoughts.trusts(&neighbour.id)
-        };
-        if !trusts() {
+        if !wanted.thoughts().trusts(&neighbour.id) {
             return Ok(());
         }
         match self.run(wanted, Place::Near(&neighbour.url), run).await {
             Ok(()) => Ok(()),
-            Err(ended) => missed(thoughts, neighbour, ended),
+            Err(ended) => missed(wanted, neighbour, ended),
         }
     }
 }
 
 /// A neighbour's failure is remembered; only the own disk's ends the update.
-fn missed(thoughts: &Mutex<Thoughts>, neighbour: &Neighbour, ended: Ended) -> Result<(), Cause> {
+fn missed(wanted: &ImageWanted<'_>, neighbour: &Neighbour, ended: Ended) -> Result<(), Cause> {
     let error = match ended {
         Ended::Disk(cause) => return Err(cause),
         Ended::Network(error) => error,
         Ended::NoRanges => GetError::passing("it knows no ranges"),
     };
-    let mut thoughts = thoughts.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut thoughts = wanted.thoughts();
     let before = thoughts.trusts(&neighbour.id);
     thoughts.failed(&neighbour.id, &error);
     if before && !thoughts.trusts(&neighbour.id) {
@@ -208,7 +243,7 @@ fn missed(thoughts: &Mutex<Thoughts>, neighbour: &Neighbour, ended: Ended) -> Re
 
 /// Who is asked for which blocks: pieces in any order, so that nodes that begin together take different ones and then
 /// have something for each other, and from everybody who has them in turn.
-fn deal<'n>(missing: &[Run], neighbours: &'n [Neighbour]) -> Vec<(&'n Neighbour, Run)> {
+fn deal<'n>(missing: &[Run], neighbours: &[&'n Neighbour]) -> Vec<(&'n Neighbour, Run)> {
     let pieces = missing.iter().flat_map(|run| {
         let starts = (run.at..run.end()).step_by(PIECE as usize);
         starts.map(|at| at..run.end().min(at.saturating_add(PIECE)))
@@ -216,7 +251,7 @@ fn deal<'n>(missing: &[Run], neighbours: &'n [Neighbour]) -> Vec<(&'n Neighbour,
     let mut dealt = Vec::new();
     for (number, piece) in pieces.enumerate() {
         let turned = (0..neighbours.len()).map(|n| (n + number) % neighbours.len());
-        for neighbour in turned.filter_map(|n| neighbours.get(n)) {
+        for neighbour in turned.filter_map(|n| neighbours.get(n).copied()) {
             let before = dealt.len();
             dealt.extend(neighbour.holding.blocks.among(&piece).map(|run| {
                 let count = run.end - run.start;
@@ -249,6 +284,7 @@ mod tests {
             id: id.into(),
             url: format!("https://{id}"),
             holding: Holding {
+                device: id.into(),
                 role,
                 progress,
                 blocks: Blocks::of(have),
@@ -265,7 +301,7 @@ mod tests {
             Run { at: 1, count: 1 },
             Run { at: 2, count: 2 },
         ];
-        let mut dealt: Vec<_> = deal(&missing, &neighbours)
+        let mut dealt: Vec<_> = deal(&missing, &neighbours.each_ref())
             .into_iter()
             .map(|(neighbour, run)| (neighbour.id.as_str(), run.at, run.count))
             .collect();
@@ -283,6 +319,37 @@ mod tests {
         assert_eq!(thoughts.others(&says(5), STANDSTILL_MS).len(), 0);
         assert_eq!(thoughts.others(&says(6), STANDSTILL_MS).len(), 1);
         assert_eq!(thoughts.others(&says(7), LONGEST_WAIT_MS + 1).len(), 0);
+        // Who gives is worth more time, but not all.
+        thoughts.blocks = 100;
+        assert_eq!(thoughts.others(&says(8), LONGEST_WAIT_MS + 1).len(), 1);
+        assert_eq!(
+            thoughts
+                .others(&says(9), LONGEST_WAIT_MS + 100 * BLOCK_MS + 1)
+                .len(),
+            0
+        );
+    }
+
+    #[test]
+    fn one_that_fetches_may_be_silent_for_a_moment_and_one_that_waits_may_not() {
+        for (role, counts) in [(Role::Fetches, 1), (Role::Wants, 0), (Role::Claims, 0)] {
+            let mut thoughts = Thoughts::new(0);
+            assert_eq!(
+                thoughts
+                    .others(&[neighbour("a", Some(role), 1, &[])], 0)
+                    .len(),
+                1
+            );
+            assert_eq!(thoughts.others(&[], 1000).len(), counts, "{role:?}");
+            assert_eq!(thoughts.others(&[], SILENCE_MS).len(), 0, "{role:?}");
+        }
+        let mut thoughts = Thoughts::new(0);
+        thoughts.others(&[neighbour("a", Some(Role::Fetches), 1, &[])], 0);
+        assert_eq!(
+            thoughts.others(&[neighbour("a", None, 1, &[])], 1).len(),
+            0,
+            "it has all"
+        );
     }
 
     #[test]

@@ -72,6 +72,8 @@ impl Paths {
     }
 }
 
+/// How long a neighbour may take to begin an answer.
+const NEAR_ANSWER: Duration = Duration::from_secs(15);
 /// No stored state is larger.
 const STATE_LIMIT: u64 = 4 << 20;
 /// No trust root is larger.
@@ -210,7 +212,9 @@ impl Effects for Real {
     async fn get_near(&self, url: &str, range: Range<u64>) -> Result<Answer<Self::Body>, GetError> {
         let sharing = self.sharing.as_ref();
         let sharing = sharing.ok_or_else(|| GetError::Refused("nothing is shared".into()))?;
-        origin::get(sharing.neighbours.http(), url, range).await
+        let asked = origin::get(sharing.neighbours.http(), url, range);
+        let answer = tokio::time::timeout(NEAR_ANSWER, asked).await;
+        answer.map_err(|_| GetError::passing("no answer"))?
     }
 
     fn given_ms(&self) -> Option<u64> {

@@ -120,7 +120,7 @@ fn neighbours_are_told_what_is_there_and_nothing_is_claimed_in_the_end() {
     let world = node.world();
     assert_eq!(world.offered.len(), 2);
     for offer in &world.offered {
-        let holding = offer.holding();
+        let holding = offer.holding("a");
         assert_eq!(holding.role, None::<Role>);
         assert_eq!(holding.blocks, Blocks::all(5));
     }
