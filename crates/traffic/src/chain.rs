@@ -26,6 +26,8 @@ pub struct Usage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Record {
+    /// Names the chain. A node that lost its ledger begins another one.
+    pub chain: String,
     /// Counts up from 0.
     pub number: u64,
     /// The digest of the record before; none for the first.
@@ -47,6 +49,19 @@ pub enum ChainError {
         /// The one that came.
         got: u64,
     },
+    /// It is of another chain: the node has lost its ledger, and has a new one.
+    #[error("record {number} is of the chain {got:?}, expected {expected:?}")]
+    Other {
+        /// The one that is known.
+        expected: String,
+        /// The record's.
+        got: String,
+        /// Its number.
+        number: u64,
+    },
+    /// It came before, and isn't known any more.
+    #[error("record {0} came before, and what it was isn't known any more")]
+    Forgotten(u64),
     /// One of its number is known, and is another.
     #[error("record {0} was changed: its digest is another than when it first came")]
     Changed(u64),
@@ -56,9 +71,11 @@ pub enum ChainError {
 }
 
 /// What is known of a node's chain.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tip {
+    /// Which chain.
+    pub chain: String,
     /// The number of the next record.
     pub next: u64,
     /// The digest of the last one.
@@ -66,16 +83,6 @@ pub struct Tip {
 }
 
 impl Record {
-    /// The record of this number.
-    pub fn new(number: u64, previous: Option<Digest>, slot: Slot, usage: Vec<Usage>) -> Self {
-        Self {
-            number,
-            previous,
-            slot,
-            usage,
-        }
-    }
-
     /// What is signed: SHA-256 of its JSON, fields in the order of their definition, without spaces.
     pub fn digest(&self) -> Digest {
         // Writing to memory doesn't fail, and every key is a text.
@@ -84,6 +91,15 @@ impl Record {
 }
 
 impl Tip {
+    /// Before the first record of a chain.
+    pub fn begin(chain: String) -> Self {
+        Self {
+            chain,
+            next: 0,
+            digest: None,
+        }
+    }
+
     /// Takes the next record in; `false` if it was taken before. `known` gives the digest of an earlier one.
     ///
     /// # Errors
@@ -94,6 +110,13 @@ impl Tip {
         known: impl FnOnce(u64) -> Option<Digest>,
     ) -> Result<bool, ChainError> {
         let number = record.number;
+        if record.chain != self.chain {
+            return Err(ChainError::Other {
+                expected: self.chain.clone(),
+                got: record.chain.clone(),
+                number,
+            });
+        }
         if number > self.next {
             return Err(ChainError::Missing {
                 expected: self.next,
@@ -103,8 +126,9 @@ impl Tip {
         let digest = record.digest();
         if number < self.next {
             return match known(number) {
-                Some(known) if known != digest => Err(ChainError::Changed(number)),
-                _ => Ok(false),
+                Some(known) if known == digest => Ok(false),
+                Some(_) => Err(ChainError::Changed(number)),
+                None => Err(ChainError::Forgotten(number)),
             };
         }
         if record.previous != self.digest {
@@ -121,17 +145,18 @@ mod tests {
     use super::*;
 
     fn record(number: u64, previous: Option<&Record>) -> Record {
-        Record::new(
+        Record {
+            chain: "a".into(),
             number,
-            previous.map(Record::digest),
-            Slot::of(0),
-            Vec::new(),
-        )
+            previous: previous.map(Record::digest),
+            slot: Slot::of(0),
+            usage: Vec::new(),
+        }
     }
 
     #[test]
     fn what_is_missing_changed_or_left_out_shows() {
-        let (zero, mut tip) = (record(0, None), Tip::default());
+        let (zero, mut tip) = (record(0, None), Tip::begin("a".into()));
         let one = record(1, Some(&zero));
         assert_eq!(
             tip.take(&one, |_| None),
@@ -155,11 +180,20 @@ mod tests {
             Err(ChainError::Broken(1))
         );
         assert_eq!(tip.take(&one, |_| None), Ok(true));
+        assert_eq!(tip.take(&zero, |_| None), Err(ChainError::Forgotten(0)));
+        let other = Record {
+            chain: "b".into(),
+            ..zero
+        };
+        assert!(matches!(
+            tip.take(&other, |_| None),
+            Err(ChainError::Other { number: 0, .. })
+        ));
     }
 
     #[test]
     fn a_record_is_written_in_one_way() {
-        let text = r#"{"number":1,"previous":null,"slot":300,"usage":[{"meter":{"kind":"interface","name":"eth0"},"rx":5,"tx":6}]}"#;
+        let text = r#"{"chain":"a","number":1,"previous":null,"slot":300,"usage":[{"meter":{"kind":"interface","name":"eth0"},"rx":5,"tx":6}]}"#;
         let record: Record = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&record).unwrap(), text);
         assert_eq!(record.digest(), Digest::of(text.as_bytes()));

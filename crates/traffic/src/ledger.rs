@@ -1,8 +1,8 @@
 //! Readings of counters, taken in so that no byte is lost and none counted twice.
 //!
-//! A counter only grows, until whatever it belongs to is made anew; its *epoch* names that life. What is counted is what a
-//! counter grew by since it was last read, or all of it in a new epoch. So a reading that is taken in twice, or late, or not
-//! at all changes no sum: the next one brings what is missing.
+//! A counter only grows, until whatever it belongs to is made anew; its *epoch* names that life, whatever name or owner it
+//! goes by. What is counted is what a counter grew by since it was last read, or all of it in a new epoch. So a reading that
+//! is taken in twice, or late, or not at all changes no sum: the next one brings what is missing.
 //!
 //! The time of a span is how long the steady clock ran, laid so that it ends now. A wall clock that is set moves where bytes
 //! are booked, not how many they are.
@@ -46,8 +46,8 @@ pub enum Kind {
 pub struct Reading {
     /// Which.
     pub meter: Meter,
-    /// Names the life of the counters: they began at zero with it. For an interface its index, for a container its id;
-    /// the boot is part of every epoch and needn't be named.
+    /// Names the life of the counters: they began at zero with it. For an interface its index, for a container its id and
+    /// when it was started; the boot is part of every epoch and needn't be named.
     pub epoch: String,
     /// Bytes received.
     pub rx: u64,
@@ -67,10 +67,11 @@ pub struct Moment {
     pub wall_ms: i64,
 }
 
-/// What was last read of a meter.
+/// What was last read of a life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Last {
+    kind: Kind,
     epoch: String,
     rx: u64,
     tx: u64,
@@ -88,12 +89,14 @@ struct Sum {
 
 /// The state. Who keeps it stores it before it lets a record of it go, so that a crash repeats a record and never makes
 /// another one of its number.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Ledger {
+    /// Names the chain of its records.
+    chain: String,
     /// When something was last read.
     at: Option<Moment>,
-    meters: Vec<(Meter, Last)>,
+    lives: Vec<Last>,
     open: Vec<(Slot, Vec<(Meter, Sum)>)>,
     /// Records that haven't left.
     pending: Vec<Record>,
@@ -101,47 +104,63 @@ pub struct Ledger {
     tip: Option<Digest>,
 }
 
+/// A life that wasn't read for so long within one boot has ended: a week, in milliseconds.
+const ENDED_MS: i64 = 7 * 86_400_000;
+
 impl Ledger {
+    /// An empty one. `chain` names its records' chain, and is never given twice: something random.
+    pub fn begin(chain: String) -> Self {
+        Self {
+            chain,
+            at: None,
+            lives: Vec::new(),
+            open: Vec::new(),
+            pending: Vec::new(),
+            next: 0,
+            tip: None,
+        }
+    }
+
     /// Takes in what all counters show at one moment. What is first seen in the ledger's first reading has a past that
     /// nobody asked about; what appears later is new, and all of it counts. Slots that are over become records.
     pub fn read(&mut self, at: &Moment, readings: Vec<Reading>) {
-        let first = self.at.is_none();
-        let mut meters: BTreeMap<Meter, Last> =
-            std::mem::take(&mut self.meters).into_iter().collect();
-        if self
-            .at
-            .as_ref()
-            .is_some_and(|before| before.boot != at.boot)
-        {
-            // Their counters are gone with the old boot.
-            meters.retain(|meter, _| readings.iter().any(|reading| reading.meter == *meter));
-        }
+        let mut lives: BTreeMap<(Kind, String), Last> = std::mem::take(&mut self.lives)
+            .into_iter()
+            .filter(|last| last.at.boot == at.boot && at.steady_ms - last.at.steady_ms < ENDED_MS)
+            .map(|last| ((last.kind, last.epoch.clone()), last))
+            .collect();
         for reading in readings {
-            let last = meters.get(&reading.meter);
-            let (rx, tx) = match last {
-                None if first => (0, 0),
-                Some(last) if last.goes_on(&reading, at) => {
-                    (reading.rx - last.rx, reading.tx - last.tx)
-                }
-                _ => (reading.rx, reading.tx),
+            let Reading {
+                meter,
+                epoch,
+                rx,
+                tx,
+            } = reading;
+            let last = lives.get(&(meter.kind, epoch.clone()));
+            // A counter that went back without a new epoch was reset.
+            let grown = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
+            let (new_rx, new_tx) = match last {
+                Some(last) => (grown(rx, last.rx), grown(tx, last.tx)),
+                None if self.at.is_none() => (0, 0),
+                None => (rx, tx),
             };
-            let before = last.map(|last| &last.at).or(self.at.as_ref());
-            let passed = match before {
+            let passed = match last.map(|last| &last.at).or(self.at.as_ref()) {
                 Some(before) if before.boot == at.boot => at.steady_ms - before.steady_ms,
                 Some(_) => at.steady_ms,
                 None => 0,
             };
             let span = at.wall_ms.saturating_sub(passed.max(0))..at.wall_ms;
-            self.book(&reading.meter, rx, tx, span);
+            self.book(&meter, new_rx, new_tx, span);
             let last = Last {
-                epoch: reading.epoch,
-                rx: reading.rx,
-                tx: reading.tx,
+                kind: meter.kind,
+                epoch: epoch.clone(),
+                rx,
+                tx,
                 at: at.clone(),
             };
-            meters.insert(reading.meter, last);
+            lives.insert((meter.kind, epoch), last);
         }
-        self.meters = meters.into_iter().collect();
+        self.lives = lives.into_values().collect();
         self.at = Some(at.clone());
         self.close(Slot::of(at.wall_ms));
     }
@@ -160,7 +179,12 @@ impl Ledger {
         let estimated = span.end.saturating_sub(span.start) > LENGTH_MS;
         let received = slot::share(rx, span.clone());
         let sent = slot::share(tx, span);
+        let since = self.at.as_ref().map(|before| Slot::of(before.wall_ms));
         for ((slot, rx), (_, tx)) in received.into_iter().zip(sent) {
+            // Of what is closed nothing is said again but bytes.
+            if rx == 0 && tx == 0 && since.is_some_and(|since| slot < since) {
+                continue;
+            }
             let sum = self.sum(slot, meter);
             sum.rx = sum.rx.saturating_add(rx);
             sum.tx = sum.tx.saturating_add(tx);
@@ -200,19 +224,17 @@ impl Ledger {
                 tx: sum.tx,
                 estimated: sum.estimated,
             });
-            let record = Record::new(self.next, self.tip, slot, usage.collect());
+            let record = Record {
+                chain: self.chain.clone(),
+                number: self.next,
+                previous: self.tip,
+                slot,
+                usage: usage.collect(),
+            };
             self.tip = Some(record.digest());
             self.next += 1;
             self.pending.push(record);
         }
-    }
-}
-
-impl Last {
-    fn goes_on(&self, reading: &Reading, at: &Moment) -> bool {
-        let same = self.at.boot == at.boot && self.epoch == reading.epoch;
-        // A counter that went back without a new epoch was reset.
-        same && reading.rx >= self.rx && reading.tx >= self.tx
     }
 }
 

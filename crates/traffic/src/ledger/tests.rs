@@ -50,7 +50,7 @@ fn booked(ledger: &Ledger, records: &[Record], name: &str) -> (u64, u64) {
 
 #[test]
 fn slots_are_exact_and_one_without_traffic_is_no_gap() {
-    let mut ledger = Ledger::default();
+    let mut ledger = Ledger::begin("a".into());
     let at = |seconds: i64| moment(1, seconds * 1000, 1_700_000_100_000 + seconds * 1000);
     // A past that nobody asked about.
     ledger.read(&at(0), vec![reading("eth0", 1, 1000, 2000)]);
@@ -83,6 +83,25 @@ fn slots_are_exact_and_one_without_traffic_is_no_gap() {
     );
     ledger.left(1);
     assert_eq!(ledger.pending().len(), 1);
+}
+
+#[test]
+fn another_name_or_owner_goes_on_and_a_name_that_comes_again_is_new() {
+    let mut ledger = Ledger::begin("a".into());
+    let at = |seconds: i64| moment(1, seconds * 1000, 1_700_000_100_000 + seconds * 1000);
+    ledger.read(&at(0), vec![reading("db", 1, 500, 500)]);
+    // Renamed, and its receiver's counter wrapped.
+    ledger.read(&at(10), vec![reading("web", 1, 20, 600)]);
+    assert_eq!(booked(&ledger, &[], "web"), (20, 100));
+    // Long after, another one of the first name.
+    let month = 30 * 86_400;
+    for day in 1..=30 {
+        ledger.read(&at(day * 86_400), vec![reading("web", 1, 20, 600)]);
+    }
+    let before = ledger.pending().len();
+    ledger.read(&at(month + 60), vec![reading("db", 2, 7, 8)]);
+    assert_eq!(ledger.pending().len(), before);
+    assert_eq!(booked(&ledger, ledger.pending(), "db"), (7, 8));
 }
 
 /// What happens to a node.
@@ -142,7 +161,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let ledger = Ledger::default();
+        let ledger = Ledger::begin("a".into());
         let mut world = Self {
             stored: serde_json::to_string(&ledger).unwrap(),
             ledger,
@@ -153,7 +172,7 @@ impl World {
             counters: (77, 99),
             seen: (77, 99),
             truth: (0, 0),
-            tip: Tip::default(),
+            tip: Tip::begin("a".into()),
             server: BTreeMap::new(),
         };
         world.read();
