@@ -292,9 +292,8 @@ async fn take_up_reset(paths: &Paths) {
 }
 
 fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "systemd doesn't listen");
-    }
+    // An error means that systemd doesn't listen.
+    let _ = sd_notify::notify(state);
 }
 
 /// Ticks twice as often as systemd's watchdog wants to hear of us; hardly ever without one.

@@ -129,25 +129,27 @@ fn main() -> ExitCode {
     }
 }
 
+/// Options that may stand anywhere.
+const ANYWHERE: [&str; 3] = ["--config-dir", "--data", "--run-dir"];
+
 /// Reads the command line; shows the help if that is asked for, or what is wrong.
 fn parse() -> Result<Cli, ExitCode> {
-    let words: Vec<String> = std::env::args_os()
+    let mut words = std::env::args_os()
         .skip(1)
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    Cli::from_args(&["cairn-agent"], &words).map_err(|early| {
-        let text = early.output.trim_end();
-        match early.status {
-            Ok(()) => ended(print(&format!("{text}\n"))),
-            Err(()) => {
-                // There is nobody else to tell if stderr is closed.
-                let _ = writeln!(
-                    std::io::stderr(),
-                    "cairn-agent: {text}\ncairn-agent --help shows what there is; --config-dir, --data and --run-dir come before the command"
-                );
-                ExitCode::from(2)
-            }
+        .map(|word| word.to_string_lossy().into_owned());
+    let (mut first, mut rest) = (Vec::new(), Vec::new());
+    while let Some(word) = words.next() {
+        let anywhere = ANYWHERE.contains(&word.as_str());
+        let place = if anywhere { &mut first } else { &mut rest };
+        place.push(word);
+        place.extend(anywhere.then(|| words.next()).flatten());
+    }
+    let words: Vec<&str> = first.iter().chain(&rest).map(String::as_str).collect();
+    Cli::from_args(&["cairn-agent"], &words).map_err(|early| match early.status {
+        Ok(()) => ended(print(&early.output)),
+        Err(()) => {
+            ended(Err(anyhow::anyhow!(early.output)));
+            ExitCode::from(2)
         }
     })
 }

@@ -58,9 +58,8 @@ pub async fn run(
     let ended = requests::accept(listener, MANY, |stream| {
         let server = server.clone();
         async move {
-            if let Err(error) = server.connection(stream).await {
-                tracing::debug!(%error, "a neighbour's connection ended");
-            }
+            // One that breaks off is the neighbour's trouble.
+            let _ = server.connection(stream).await;
         }
     });
     Ok(ended.await)

@@ -117,8 +117,7 @@ impl<E: Effects> Fetch<'_, E> {
                         && head[40..72] == image.sha256.0;
                     return is_one.then_some(size);
                 }
-                Err(error @ GetError::Passing { .. }) if asked < ASKED => {
-                    tracing::debug!(%error, "no answer about a patch");
+                Err(GetError::Passing { .. }) if asked < ASKED => {
                     self.effects.sleep(std::time::Duration::from_secs(1)).await;
                 }
                 Err(_) => return None,
