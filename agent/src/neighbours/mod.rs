@@ -16,7 +16,7 @@ pub mod offer;
 mod server;
 pub mod settings;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::convert::Infallible;
 use std::io;

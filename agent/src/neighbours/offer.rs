@@ -50,11 +50,6 @@ impl Offer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the node does to have more.
-    pub fn role(&self) -> Option<Role> {
-        self.state().role
-    }
-
     /// From now on the node does this.
     pub fn set_role(&self, role: Option<Role>) {
         self.state().role = role;

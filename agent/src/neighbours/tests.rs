@@ -12,10 +12,10 @@ use super::*;
 const BLOCKS: u8 = 200;
 
 /// What a control plane's CA does.
-struct Ca(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Ca(CertifiedIssuer<'static, KeyPair>);
 
 impl Ca {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
@@ -38,7 +38,7 @@ impl Ca {
             .into()
     }
 
-    fn device(&self, device: &str) -> Arc<Identity> {
+    pub(crate) fn device(&self, device: &str) -> Arc<Identity> {
         self.certified(device, ExtendedKeyUsagePurpose::ClientAuth)
     }
 }

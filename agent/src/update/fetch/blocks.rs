@@ -17,7 +17,7 @@ use cairn_update::Cause;
 use futures_util::{TryStreamExt as _, stream};
 
 use super::old::{Old, pieces};
-use super::{Fetch, ImageWanted, SYNC_EVERY};
+use super::{Fetch, ImageWanted, SYNC_EVERY, patch};
 use crate::update::effects::{Answer, Body, Effects, GetError, Part};
 
 /// Requests at once: while one waits for its answer, others come.
@@ -240,7 +240,8 @@ impl<E: Effects> Fetch<'_, E> {
         }
     }
 
-    /// Now that the index is known: sees what is there of the image, and copies what older ones have of it.
+    /// Now that the index is known, and no patch is needed: sees what is there of the image, and copies what older ones
+    /// have of it.
     ///
     /// # Errors
     /// If the disk fails.
@@ -250,6 +251,7 @@ impl<E: Effects> Fetch<'_, E> {
         index: BlockIndex,
     ) -> Result<(), Cause> {
         let ImageWanted { part, image, .. } = *wanted;
+        self.discard(patch::of(part))?;
         wanted.offer.begin(index.blocks());
         let mut indexes = Vec::new();
         for old in wanted.old {

@@ -134,18 +134,14 @@ impl<'f, E: Effects> Fetch<'f, E> {
             thoughts: Mutex::new(Thoughts::new(self.effects.uptime_ms())),
         };
         let index = match self.kept_index(part, image)? {
-            Some(index) => {
-                self.discard(patch::of(part))?;
-                Some(index)
-            }
             None => self.own_index(part, image, &old)?,
+            index => index,
         };
         if let Some(index) = index {
             self.begin(&mut wanted, index).await?;
         }
         if self.near_and_far(&mut wanted).await? {
-            // One that a neighbour has made needless.
-            return self.discard(patch::of(part));
+            return Ok(());
         }
         drop(turn);
         offer.forget();

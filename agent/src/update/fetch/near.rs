@@ -131,8 +131,8 @@ impl<E: Effects> Fetch<'_, E> {
     pub(super) async fn near(&self, wanted: &mut ImageWanted<'_>) -> Result<bool, Cause> {
         let me = self.effects.device();
         let mut role = Role::Wants;
+        wanted.offer.set_role(Some(role));
         loop {
-            wanted.offer.set_role(Some(role));
             if wanted.work.is_some() && wanted.missing().is_empty() && self.finish(wanted).await? {
                 return Ok(true);
             }
@@ -143,25 +143,22 @@ impl<E: Effects> Fetch<'_, E> {
             let now_ms = self.effects.uptime_ms();
             let came = wanted.offer.count().saturating_sub(before);
             wanted.thoughts().blocks += came;
-            if came > 0 && wanted.thoughts().waits(now_ms) {
-                role = Role::Wants;
-                // Much came, and there may be more at once.
-                if asked == ROUND {
-                    continue;
-                }
+            let takes = came > 0 && wanted.thoughts().waits(now_ms);
+            let before = role;
+            role = if takes {
+                Role::Wants
             } else {
-                let next = turn::next(&me, role, wanted.thoughts().others(&neighbours, now_ms));
-                let claims_first = next == Role::Claims && role != next;
-                role = next;
-                if role == Role::Fetches {
-                    wanted.offer.set_role(Some(role));
-                    return Ok(false);
-                }
-                if claims_first {
-                    continue;
-                }
-            }
+                turn::next(&me, role, wanted.thoughts().others(&neighbours, now_ms))
+            };
             wanted.offer.set_role(Some(role));
+            let claims_first = role == Role::Claims && before != role;
+            match role {
+                Role::Fetches => return Ok(false),
+                _ if claims_first => continue,
+                // Much came, and there may be more at once.
+                _ if takes && asked == ROUND => continue,
+                _ => {}
+            }
             self.effects.sleep(PAUSE).await;
         }
     }

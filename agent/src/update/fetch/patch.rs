@@ -2,7 +2,6 @@
 //!
 //! Nobody signs a patch. What comes out is read back and compared with the signed manifest, as everything is.
 
-use std::io;
 use std::ops::Range;
 
 use cairn_delta::apply::{ApplyError, Images};
@@ -13,7 +12,7 @@ use cairn_release::{Version, name};
 use cairn_update::Cause;
 
 use super::old::Old;
-use super::{Fetch, ImageWanted, Wanted, disk};
+use super::{Fetch, ImageWanted, Wanted};
 use crate::update::effects::{Answer, Body, Effects, GetError, Part};
 
 /// How often a server is asked for a patch, which it needn't have.
@@ -163,8 +162,7 @@ impl<E: Effects> Fetch<'_, E> {
         fetched.map_err(|cause| Failed::Useless(cause.reason))?;
 
         let mut node = OnNode {
-            effects: self.effects,
-            version: self.version,
+            fetch: self,
             old: &found.old.version,
             part,
             file,
@@ -194,55 +192,47 @@ impl<E: Effects> Fetch<'_, E> {
 
 /// The patch and both images, as they lie on the node.
 struct OnNode<'n, E> {
-    effects: &'n E,
-    version: &'n Version,
+    fetch: &'n Fetch<'n, E>,
     old: &'n Version,
     part: Part,
     file: Part,
 }
 
-fn useless(error: io::Error) -> Failed {
-    Failed::Useless(error.to_string())
+impl<E: Effects> OnNode<'_, E> {
+    fn read(&self, version: &Version, part: Part, bytes: Range<u64>) -> Result<Vec<u8>, Failed> {
+        let read = self.fetch.effects.read(version, part, bytes);
+        read.map_err(|error| Failed::Useless(error.to_string()))
+    }
 }
 
 impl<E: Effects> Images for OnNode<'_, E> {
     type Error = Failed;
 
     fn read_patch(&mut self, bytes: Range<u64>) -> Result<Vec<u8>, Failed> {
-        self.effects
-            .read(self.version, self.file, bytes)
-            .map_err(useless)
+        self.read(self.fetch.version, self.file, bytes)
     }
 
     fn read_old(&mut self, run: Run) -> Result<Vec<u8>, Failed> {
-        self.effects
-            .read(self.old, self.part, run.bytes())
-            .map_err(useless)
+        self.read(self.old, self.part, run.bytes())
     }
 
     fn read_new(&mut self, run: Run) -> Result<Vec<u8>, Failed> {
-        self.effects
-            .read(self.version, self.part, run.bytes())
-            .map_err(useless)
+        self.read(self.fetch.version, self.part, run.bytes())
     }
 
     fn write(&mut self, at: u32, bytes: &[u8]) -> Result<(), Failed> {
-        let written = self
-            .effects
-            .write(self.version, self.part, place(at), bytes);
-        written.map_err(|error| Failed::Disk(disk("write", self.part, &error)))
+        let written = self.fetch.write(self.part, place(at), bytes);
+        written.map_err(Failed::Disk)
     }
 
     fn share(&mut self, at: u32, bytes: &[u8], source: Source, from: u32) -> Result<(), Failed> {
         let version = match source {
             Source::Image(_) => self.old,
-            Source::Itself => self.version,
+            Source::Itself => self.fetch.version,
         };
         let from = (version, place(from));
-        let written = self
-            .effects
-            .share(self.version, self.part, place(at), bytes, from);
-        written.map_err(|error| Failed::Disk(disk("write", self.part, &error)))
+        let written = self.fetch.share(self.part, place(at), bytes, from);
+        written.map_err(Failed::Disk)
     }
 }
 

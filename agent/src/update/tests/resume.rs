@@ -1,7 +1,7 @@
 //! A download over a real connection onto a real disk, which is cut off again and again: by `kill -9` of the agent, and
 //! by a server that drops its connections.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
@@ -81,30 +81,37 @@ fn lock(line: &Shared) -> MutexGuard<'_, Line> {
     line.lock().unwrap()
 }
 
+/// A path, and the range of it that was asked for, the last byte included.
+pub type Request = (String, Option<(usize, usize)>);
+
+/// The next request; none at the end.
+pub fn request(requests: &mut impl BufRead) -> std::io::Result<Option<Request>> {
+    let (mut path, mut range) = (String::new(), None);
+    loop {
+        let mut text = String::new();
+        if requests.read_line(&mut text)? == 0 {
+            return Ok(None);
+        }
+        if let Some(rest) = text.strip_prefix("GET ") {
+            path = rest.split(' ').next().unwrap().to_owned();
+        }
+        if let Some(rest) = text.to_lowercase().strip_prefix("range: bytes=") {
+            let (from, to) = rest.trim().split_once('-').unwrap();
+            range = Some((from.parse().unwrap(), to.parse().unwrap()));
+        }
+        if text == "\r\n" {
+            return Ok(Some((path, range)));
+        }
+    }
+}
+
 /// Answers requests for ranges until the other end, or this one, has enough.
 fn serve(stream: TcpStream, line: &Shared) -> std::io::Result<()> {
     let generation = lock(line).generation;
     stream.set_nodelay(true)?;
     let mut answers = stream.try_clone()?;
     let mut requests = BufReader::new(stream);
-    loop {
-        let (mut path, mut range) = (String::new(), None);
-        loop {
-            let mut text = String::new();
-            if requests.read_line(&mut text)? == 0 {
-                return Ok(());
-            }
-            if let Some(rest) = text.strip_prefix("GET ") {
-                path = rest.split(' ').next().unwrap().to_owned();
-            }
-            if let Some(rest) = text.to_lowercase().strip_prefix("range: bytes=") {
-                let (from, to) = rest.trim().split_once('-').unwrap();
-                range = Some((from.parse::<usize>().unwrap(), to.parse::<usize>().unwrap()));
-            }
-            if text == "\r\n" {
-                break;
-            }
-        }
+    while let Some((path, range)) = request(&mut requests)? {
         let Some((from, to)) = range.filter(|_| path.ends_with(name::ROOT)) else {
             write!(
                 answers,
@@ -137,6 +144,7 @@ fn serve(stream: TcpStream, line: &Shared) -> std::io::Result<()> {
             answers.write_all(piece)?;
         }
     }
+    Ok(())
 }
 
 impl Line {

@@ -11,9 +11,8 @@ use std::thread;
 
 use cairn_release::manifest::Image;
 use cairn_release::name;
-use rcgen::{CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 
-use super::resume::{BLOCKS, install, noise};
+use super::resume::{BLOCKS, install, noise, request};
 use super::*;
 use crate::clock::Clock;
 use crate::identity::Identity;
@@ -21,6 +20,7 @@ use crate::identity::keeper::Standing;
 use crate::link::http::Target;
 use crate::link::{self, Http};
 use crate::neighbours;
+use crate::neighbours::tests::Ca;
 use crate::outbox::{self, Outbox};
 use crate::update::effects::Part;
 use crate::update::fake::image;
@@ -120,24 +120,8 @@ fn say(word: &str) {
 /// Answers requests for ranges of the image, and knows no other file.
 fn serve(stream: TcpStream, file: &[u8]) -> std::io::Result<()> {
     let mut answers = stream.try_clone()?;
-    let mut requests = BufReader::new(stream).lines();
-    loop {
-        let (mut path, mut range) = (String::new(), None);
-        loop {
-            let Some(line) = requests.next().transpose()? else {
-                return Ok(());
-            };
-            if let Some(rest) = line.strip_prefix("GET ") {
-                path = rest.split(' ').next().unwrap().to_owned();
-            }
-            if let Some(rest) = line.to_lowercase().strip_prefix("range: bytes=") {
-                let (from, to) = rest.trim().split_once('-').unwrap();
-                range = Some((from.parse::<usize>().unwrap(), to.parse::<usize>().unwrap()));
-            }
-            if line.is_empty() {
-                break;
-            }
-        }
+    let mut requests = BufReader::new(stream);
+    while let Some((path, range)) = request(&mut requests)? {
         match range.filter(|_| path.ends_with(name::ROOT)) {
             Some((from, to)) => {
                 write!(
@@ -154,13 +138,14 @@ fn serve(stream: TcpStream, file: &[u8]) -> std::io::Result<()> {
             )?,
         }
     }
+    Ok(())
 }
 
 /// A site, and the files that its nodes begin with.
 struct Site {
     net: Net,
     folder: tempfile::TempDir,
-    ca: CertifiedIssuer<'static, KeyPair>,
+    ca: Ca,
     old: (Image, Vec<u8>),
     new: (Image, Vec<u8>),
     address: String,
@@ -176,9 +161,6 @@ struct Process {
 impl Site {
     fn new(rate: &str) -> Self {
         let net = Net::new(3, rate);
-        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let new = image(noise(|number| {
             number
                 + if number.is_multiple_of(ONE_OF) {
@@ -200,7 +182,7 @@ impl Site {
         Self {
             net,
             folder: tempfile::tempdir().unwrap(),
-            ca,
+            ca: Ca::new(),
             old: image(noise(|number| number)),
             new,
             address,
@@ -222,19 +204,8 @@ impl Site {
         let identity = data.join("agent/identity");
         std::fs::create_dir_all(&identity).unwrap();
         std::fs::write(data.join("image"), serde_json::to_vec(&self.new.0).unwrap()).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let answer = cairn_wire::enrol::Identity {
-            device: name.into(),
-            certificate: params.signed_by(&key, &self.ca).unwrap().pem(),
-            ca: self.ca.pem(),
-            mqtt: "cp:8883".into(),
-            time: 0,
-        };
-        std::fs::write(identity.join("key.pem"), key.serialize_pem()).unwrap();
-        let own = Identity::new(answer, "https://cp", &key.serialize_pem()).unwrap();
+        let own = self.ca.device(name);
+        std::fs::write(identity.join("key.pem"), own.key()).unwrap();
         own.store(&identity).unwrap();
 
         let mut child = Command::new("ip")
