@@ -10,6 +10,7 @@
 //! | [`rpc`] | what the server may ask for |
 //! | [`outbox`] | what waits to be sent, on the disk |
 //! | [`telemetry`] | measuring the node; what it is |
+//! | [`traffic`] | metering what is paid for |
 //! | [`metrics`] | Prometheus' text, and a listener for it |
 //! | [`diagnostics`] | what a person wants to see of a node that is far away |
 //! | [`requests`], [`pace`] | the little of an HTTP server that is needed; a rate, kept |
@@ -41,6 +42,8 @@ pub mod link;
 pub mod logging;
 pub mod metrics;
 pub mod neighbours;
+#[cfg(test)]
+mod netns;
 pub mod outbox;
 pub mod pace;
 pub mod requests;
@@ -50,4 +53,5 @@ pub mod shutdown;
 pub mod socket;
 pub mod status;
 pub mod telemetry;
+pub mod traffic;
 pub mod update;

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use toml::Table;
 
 use crate::setting::Invalid;
-use crate::{link, metrics, neighbours, outbox, rpc, telemetry, update};
+use crate::{link, metrics, neighbours, outbox, rpc, telemetry, traffic, update};
 
 /// The configuration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +55,8 @@ pub struct Input {
     pub outbox: outbox::Input,
     /// How often the node is measured.
     pub telemetry: telemetry::Input,
+    /// What traffic is metered.
+    pub traffic: traffic::Input,
     /// Where metrics are served.
     pub metrics: metrics::Input,
     /// Whether images are shared at the site.
@@ -78,6 +80,8 @@ pub struct Settings {
     pub outbox: outbox::Settings,
     /// `[telemetry]`.
     pub telemetry: telemetry::Settings,
+    /// `[traffic]`.
+    pub traffic: traffic::Settings,
     /// `[metrics]`.
     pub metrics: metrics::Settings,
     /// `[neighbours]`.
@@ -98,6 +102,7 @@ impl Settings {
             link: link::settings::Settings::check(&input.server, &input.link)?,
             outbox: outbox::Settings::check(&input.outbox)?,
             telemetry: telemetry::Settings::check(&input.telemetry)?,
+            traffic: traffic::Settings::check(&input.traffic)?,
             metrics: metrics::Settings::check(&input.metrics)?,
             neighbours: neighbours::Settings::check(&input.neighbours)?,
             update: update::Settings::check(&input.update, &input.health)?,

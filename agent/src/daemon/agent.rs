@@ -26,7 +26,7 @@ use crate::shutdown::Shutdown;
 use crate::socket::Report;
 use crate::telemetry::{self, Process, Sources};
 use crate::update::{self, Updater};
-use crate::{diagnostics, neighbours, status};
+use crate::{diagnostics, neighbours, status, traffic};
 
 /// What is the same for as long as the agent runs.
 pub(super) struct Agent {
@@ -105,6 +105,17 @@ impl Agent {
         let updating = self.updater.subscribe();
         let more = move || facts_of_update(&updating);
         round.spawn(|shutdown| telemetry::run(measured, outbox, sources, more, shutdown));
+        if settings.traffic.meter {
+            let metering = traffic::Deps {
+                settings: settings.traffic.clone(),
+                folder: self.paths.agent(),
+                clock: self.clock.clone(),
+                outbox: self.outbox.clone(),
+                standing: self.standing.clone(),
+                tenants: None,
+            };
+            round.spawn(|shutdown| traffic::run(metering, shutdown));
+        }
         if let Some(address) = settings.metrics.listen {
             let agent = self.clone();
             round.spawn(|shutdown| async move {

@@ -4,7 +4,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use rcgen::{CertificateParams, DnType, KeyPair, PublicKeyData};
+use rcgen::{CertificateParams, DnType, KeyPair, PublicKeyData, SigningKey};
 use rustls::pki_types::CertificateDer;
 use rustls::server::ParsedCertificate;
 
@@ -44,6 +44,14 @@ pub fn signing_request(key: &str, name: &str) -> Result<String, IdentityError> {
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     Ok(params.serialize_request(&key)?.pem()?)
+}
+
+/// A signature over some bytes.
+///
+/// # Errors
+/// If the key can't be used.
+pub fn sign(key: &str, bytes: &[u8]) -> Result<Vec<u8>, IdentityError> {
+    Ok(KeyPair::from_pem(key)?.sign(bytes)?)
 }
 
 /// Whether a certificate is for this key.

@@ -218,6 +218,14 @@ impl Identity {
         &self.key
     }
 
+    /// Signs with the node's key: ECDSA P-256 with SHA-256, in ASN.1.
+    ///
+    /// # Errors
+    /// If the key can't be used.
+    pub fn sign(&self, bytes: &[u8]) -> Result<Vec<u8>, IdentityError> {
+        key::sign(&self.key, bytes)
+    }
+
     /// From when it should be renewed, in seconds since 1970: two thirds of its life.
     pub fn renew_at(&self) -> i64 {
         self.not_before + (self.not_after - self.not_before) / 3 * 2

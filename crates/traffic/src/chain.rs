@@ -38,110 +38,90 @@ pub struct Record {
     pub usage: Vec<Usage>,
 }
 
-/// A record doesn't follow what is known of its node.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ChainError {
-    /// Some before it haven't come.
-    #[error("record {got} came, and {expected} is still missing")]
-    Missing {
-        /// The next one.
-        expected: u64,
-        /// The one that came.
-        got: u64,
-    },
-    /// It is of another chain: the node has lost its ledger, and has a new one.
-    #[error("record {number} is of the chain {got:?}, expected {expected:?}")]
-    Other {
-        /// The one that is known.
-        expected: String,
-        /// The record's.
-        got: String,
-        /// Its number.
-        number: u64,
-    },
-    /// It came before, and isn't known any more.
-    #[error("record {0} came before, and what it was isn't known any more")]
-    Forgotten(u64),
-    /// One of its number is known, and is another.
-    #[error("record {0} was changed: its digest is another than when it first came")]
-    Changed(u64),
-    /// It is bound to another one than the one before it.
-    #[error("record {0} doesn't follow the one before it: something was changed or left out")]
-    Broken(u64),
-}
+/// The telemetry key under which a [`Signed`] record travels.
+pub const KEY: &str = "cairn_traffic";
 
-/// What is known of a node's chain.
+/// What a signature is over begins with this, so that it is never one of anything else.
+const DOMAIN: &[u8] = b"cairn-traffic-v1\n";
+
+/// Meters in one record at most; a slot with more has more records. So a record fits any message.
+pub const MOST_METERS: usize = 200;
+
+/// A record as it travels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Tip {
-    /// Which chain.
-    pub chain: String,
-    /// The number of the next record.
-    pub next: u64,
-    /// The digest of the last one.
-    pub digest: Option<Digest>,
+pub struct Signed {
+    /// What was counted.
+    pub record: Record,
+    /// ECDSA P-256 with SHA-256 over [`Record::to_sign`] by the node's key, in ASN.1, in hexadecimal digits. A node without
+    /// a key of its own has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
 }
 
 impl Record {
-    /// What is signed: SHA-256 of its JSON, fields in the order of their definition, without spaces.
+    /// SHA-256 of its JSON, fields in the order of their definition, without spaces.
     pub fn digest(&self) -> Digest {
         // Writing to memory doesn't fail, and every key is a text.
         Digest::of(&serde_json::to_vec(self).unwrap_or_default())
     }
+
+    /// What is signed.
+    pub fn to_sign(&self) -> Vec<u8> {
+        [DOMAIN, &self.digest().0].concat()
+    }
 }
 
-impl Tip {
-    /// Before the first record of a chain.
-    pub fn begin(chain: String) -> Self {
-        Self {
-            chain,
-            next: 0,
-            digest: None,
-        }
-    }
+/// What is known of a record's chain around it. Records come in any order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Known {
+    /// The digest of the record with its number.
+    pub same: Option<Digest>,
+    /// The digest of the one before it.
+    pub before: Option<Digest>,
+    /// What the one after it says of it.
+    pub after: Option<Option<Digest>>,
+}
 
-    /// Takes the next record in; `false` if it was taken before. `known` gives the digest of an earlier one.
-    ///
-    /// # Errors
-    /// If it doesn't follow.
-    pub fn take(
-        &mut self,
-        record: &Record,
-        known: impl FnOnce(u64) -> Option<Digest>,
-    ) -> Result<bool, ChainError> {
-        let number = record.number;
-        if record.chain != self.chain {
-            return Err(ChainError::Other {
-                expected: self.chain.clone(),
-                got: record.chain.clone(),
-                number,
-            });
-        }
-        if number > self.next {
-            return Err(ChainError::Missing {
-                expected: self.next,
-                got: number,
-            });
-        }
-        let digest = record.digest();
-        if number < self.next {
-            return match known(number) {
-                Some(known) if known == digest => Ok(false),
-                Some(_) => Err(ChainError::Changed(number)),
-                None => Err(ChainError::Forgotten(number)),
-            };
-        }
-        if record.previous != self.digest {
-            return Err(ChainError::Broken(number));
-        }
-        self.next += 1;
-        self.digest = Some(digest);
-        Ok(true)
+/// How a record fits into its chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fit {
+    /// It is new, and nothing that is known speaks against it.
+    New,
+    /// It came before.
+    Again,
+    /// It is new, and bound to another one than the one beside it: something was changed, or left out.
+    Broken,
+    /// Another one of its number came before.
+    Changed,
+}
+
+/// How a record fits to what is known.
+pub fn fit(record: &Record, known: &Known) -> Fit {
+    let digest = record.digest();
+    match known.same {
+        Some(same) if same == digest => return Fit::Again,
+        Some(_) => return Fit::Changed,
+        None => {}
+    }
+    let first = record.number == 0;
+    let follows = first == record.previous.is_none()
+        && known
+            .before
+            .is_none_or(|before| record.previous == Some(before));
+    let followed = known.after.is_none_or(|after| after == Some(digest));
+    if follows && followed {
+        Fit::New
+    } else {
+        Fit::Broken
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn record(number: u64, previous: Option<&Record>) -> Record {
@@ -155,40 +135,40 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_changed_or_left_out_shows() {
-        let (zero, mut tip) = (record(0, None), Tip::begin("a".into()));
+    fn what_was_changed_or_left_out_shows() {
+        let zero = record(0, None);
         let one = record(1, Some(&zero));
-        assert_eq!(
-            tip.take(&one, |_| None),
-            Err(ChainError::Missing {
-                expected: 0,
-                got: 1
-            })
-        );
-        assert_eq!(tip.take(&zero, |_| None), Ok(true));
-        assert_eq!(tip.take(&zero, |_| Some(zero.digest())), Ok(false));
+        let nothing = Known::default();
+        assert_eq!(fit(&zero, &nothing), Fit::New);
+        assert_eq!(fit(&one, &nothing), Fit::New);
+        let before = Known {
+            before: Some(zero.digest()),
+            ..nothing
+        };
+        assert_eq!(fit(&one, &before), Fit::New);
         let changed = Record {
             slot: Slot::of(300_000),
             ..zero.clone()
         };
-        assert_eq!(
-            tip.take(&changed, |_| Some(zero.digest())),
-            Err(ChainError::Changed(0))
-        );
-        assert_eq!(
-            tip.take(&record(1, Some(&changed)), |_| None),
-            Err(ChainError::Broken(1))
-        );
-        assert_eq!(tip.take(&one, |_| None), Ok(true));
-        assert_eq!(tip.take(&zero, |_| None), Err(ChainError::Forgotten(0)));
-        let other = Record {
-            chain: "b".into(),
-            ..zero
+        assert_eq!(fit(&record(1, Some(&changed)), &before), Fit::Broken);
+        assert_eq!(fit(&record(1, None), &nothing), Fit::Broken);
+        assert_eq!(fit(&record(0, Some(&zero)), &nothing), Fit::Broken);
+        let after = Known {
+            after: Some(one.previous),
+            ..nothing
         };
-        assert!(matches!(
-            tip.take(&other, |_| None),
-            Err(ChainError::Other { number: 0, .. })
-        ));
+        assert_eq!(
+            (fit(&zero, &after), fit(&changed, &after)),
+            (Fit::New, Fit::Broken)
+        );
+        let same = Known {
+            same: Some(zero.digest()),
+            ..nothing
+        };
+        assert_eq!(
+            (fit(&zero, &same), fit(&changed, &same)),
+            (Fit::Again, Fit::Changed)
+        );
     }
 
     #[test]
@@ -197,5 +177,35 @@ mod tests {
         let record: Record = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&record).unwrap(), text);
         assert_eq!(record.digest(), Digest::of(text.as_bytes()));
+        // Through a telemetry message, whose keys are in another order.
+        let signed = Signed {
+            record: record.clone(),
+            signature: None,
+        };
+        let value = serde_json::to_value(signed).unwrap();
+        let back: Signed = serde_json::from_value(value).unwrap();
+        assert_eq!(back.record.digest(), record.digest());
+    }
+
+    proptest! {
+        /// A whole chain in any order, with repeats: each record is new once, and nothing is broken.
+        #[test]
+        fn order_and_repeats_do_not_matter(order in prop::collection::vec(0usize..12, 1..60)) {
+            let mut chain: Vec<Record> = Vec::new();
+            for number in 0..12 {
+                chain.push(record(number, chain.last()));
+            }
+            let mut here: Vec<Option<&Record>> = vec![None; 12];
+            for at in order {
+                let known = Known {
+                    same: here[at].map(Record::digest),
+                    before: at.checked_sub(1).and_then(|at| here[at]).map(Record::digest),
+                    after: here.get(at + 1).copied().flatten().map(|after| after.previous),
+                };
+                let expected = if here[at].is_some() { Fit::Again } else { Fit::New };
+                prop_assert_eq!(fit(&chain[at], &known), expected);
+                here[at] = Some(&chain[at]);
+            }
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use cairn_release::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::chain::{Record, Usage};
+use crate::chain::{MOST_METERS, Record, Usage};
 use crate::slot::{self, LENGTH_MS, Slot};
 
 /// What is metered, and for whom.
@@ -218,23 +218,29 @@ impl Ledger {
             .partition(|(slot, _)| *slot == present);
         self.open = open;
         for (slot, sums) in closed {
-            let usage = sums.into_iter().map(|(meter, sum)| Usage {
-                meter,
-                rx: sum.rx,
-                tx: sum.tx,
-                estimated: sum.estimated,
-            });
-            let record = Record {
-                chain: self.chain.clone(),
-                number: self.next,
-                previous: self.tip,
-                slot,
-                usage: usage.collect(),
-            };
-            self.tip = Some(record.digest());
-            self.next += 1;
-            self.pending.push(record);
+            for sums in sums.chunks(MOST_METERS) {
+                self.finish(slot, sums);
+            }
         }
+    }
+
+    fn finish(&mut self, slot: Slot, sums: &[(Meter, Sum)]) {
+        let usage = sums.iter().map(|(meter, sum)| Usage {
+            meter: meter.clone(),
+            rx: sum.rx,
+            tx: sum.tx,
+            estimated: sum.estimated,
+        });
+        let record = Record {
+            chain: self.chain.clone(),
+            number: self.next,
+            previous: self.tip,
+            slot,
+            usage: usage.collect(),
+        };
+        self.tip = Some(record.digest());
+        self.next += 1;
+        self.pending.push(record);
     }
 }
 

@@ -15,6 +15,6 @@ pub mod chain;
 pub mod ledger;
 pub mod slot;
 
-pub use chain::Record;
+pub use chain::{Record, Signed};
 pub use ledger::{Ledger, Meter, Moment, Reading};
 pub use slot::Slot;

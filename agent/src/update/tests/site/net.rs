@@ -6,12 +6,9 @@
 //!   node 3 ─┘   10.77.0.254
 //! ```
 
-use std::fs::File;
-use std::os::fd::AsFd as _;
-use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use crate::netns::{Space, run, within};
 
 /// Where the server is.
 pub const SERVER: &str = "10.77.1.1";
@@ -19,29 +16,7 @@ pub const SERVER: &str = "10.77.1.1";
 /// Network namespaces, which go with it.
 pub struct Net {
     prefix: String,
-    nodes: usize,
-}
-
-/// Runs `ip` or `tc`, which must succeed.
-fn run(line: &str) -> String {
-    let mut words = line.split_ascii_whitespace();
-    let ran = Command::new(words.next().unwrap()).args(words).output();
-    let ran = ran.unwrap_or_else(|error| panic!("{line}: {error}; iproute2 is needed"));
-    let said = String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success(), "{line}: {said} (it needs root)");
-    String::from_utf8(ran.stdout).unwrap()
-}
-
-/// Does something on a thread in a namespace.
-fn within<T: Send>(space: &str, work: impl FnOnce() -> T + Send) -> T {
-    let space = File::open(format!("/run/netns/{space}")).unwrap();
-    std::thread::scope(|scope| {
-        let there = scope.spawn(|| {
-            move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            work()
-        });
-        there.join().unwrap()
-    })
+    _spaces: Vec<Space>,
 }
 
 impl Net {
@@ -49,14 +24,13 @@ impl Net {
     pub fn new(nodes: usize, rate: &str) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let net = Self {
+        let mut net = Self {
             prefix: format!("cairn{}-{count}-", std::process::id()),
-            nodes,
+            _spaces: Vec::new(),
         };
-        net.spaces().for_each(|space| {
-            run(&format!("ip netns add {space}"));
-            run(&format!("ip -n {space} link set lo up"));
-        });
+        let names = (0..nodes).map(|number| net.node(number));
+        let names: Vec<String> = names.chain([net.router(), net.server()]).collect();
+        net._spaces = names.into_iter().map(Space::new).collect();
         let (router, server) = (net.router(), net.server());
         run(&format!("ip -n {router} link add lan type bridge"));
         run(&format!("ip -n {router} addr add 10.77.0.254/24 dev lan"));
@@ -105,11 +79,6 @@ impl Net {
         format!("{}s", self.prefix)
     }
 
-    fn spaces(&self) -> impl Iterator<Item = String> {
-        let nodes = (0..self.nodes).map(|number| self.node(number));
-        nodes.chain([self.router(), self.server()])
-    }
-
     /// Does something where the server is; its sockets stay there.
     pub fn at_server<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         within(&self.server(), work)
@@ -122,14 +91,5 @@ impl Net {
         let counted = &counted[0]["stats64"];
         let bytes = |way: &str| counted[way]["bytes"].as_u64().unwrap();
         bytes("rx") + bytes("tx")
-    }
-}
-
-impl Drop for Net {
-    fn drop(&mut self) {
-        for space in self.spaces() {
-            // What isn't there needn't go.
-            let _ = Command::new("ip").args(["netns", "del", &space]).output();
-        }
     }
 }

@@ -1,0 +1,216 @@
+//! Which counters count for whom.
+
+use std::collections::BTreeMap;
+
+use cairn_traffic::ledger::{Kind, Meter, Reading};
+use serde::{Deserialize, Serialize};
+
+use super::Tenant;
+use super::links::Link;
+use super::ports::Bytes;
+
+/// The name under which traffic is metered that can't be told whose it is: of containers that aren't ours, and of those that
+/// came and went while no agent ran.
+pub const OTHERS: &str = "(others)";
+/// For how many readings a port may be nobody's before it is one of the others': Docker makes it before it starts the container.
+const GRACE: u32 = 6;
+
+/// Whose a bridge's port is. Kept, since a port's counters outlive its container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Owners {
+    known: BTreeMap<u32, Owner>,
+    /// For how many readings a port has been nobody's.
+    strange: BTreeMap<u32, u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Owner {
+    workload: String,
+    customer: Option<String>,
+    business: Option<String>,
+}
+
+impl Owners {
+    /// Learns which ports lead to which workloads, whose network namespaces have these numbers.
+    pub fn learn(&mut self, links: &[Link], namespaces: &[(i32, Tenant)]) {
+        for (namespace, tenant) in namespaces {
+            for link in links.iter().filter(|link| link.peer == Some(*namespace)) {
+                self.strange.remove(&link.index);
+                let owner = Owner {
+                    workload: tenant.workload.clone(),
+                    customer: tenant.customer.clone(),
+                    business: tenant.business.clone(),
+                };
+                self.known.insert(link.index, owner);
+            }
+        }
+    }
+
+    /// The readings of workloads' ports. A living one that is nobody's yet is left out for a while: its counters wait.
+    pub fn readings(&mut self, links: &[Link], ports: &BTreeMap<u32, Bytes>) -> Vec<Reading> {
+        let mut readings = Vec::new();
+        for (port, bytes) in ports {
+            let link = links.iter().find(|link| link.index == *port);
+            // The node's own interfaces may be ports, too.
+            if link.is_some_and(|link| link.kind.as_deref() != Some("veth")) {
+                continue;
+            }
+            let owner = self.known.get(port);
+            if owner.is_none() && link.is_some() {
+                let seen = self.strange.entry(*port).or_default();
+                *seen = seen.saturating_add(1);
+                if *seen <= GRACE {
+                    continue;
+                }
+            }
+            let meter = Meter {
+                kind: Kind::Container,
+                name: owner.map_or(OTHERS, |owner| &owner.workload).to_owned(),
+                customer: owner.and_then(|owner| owner.customer.clone()),
+                business: owner.and_then(|owner| owner.business.clone()),
+            };
+            readings.push(Reading {
+                meter,
+                epoch: format!("port {port}"),
+                rx: bytes.to,
+                tx: bytes.from,
+            });
+        }
+        readings
+    }
+
+    /// Ports that are gone are forgotten.
+    pub fn forget(&mut self, ports: &[u32]) {
+        for port in ports {
+            self.known.remove(port);
+            self.strange.remove(port);
+        }
+    }
+}
+
+/// The readings of the interfaces that are metered; `wanted` as in the settings.
+pub fn interfaces(links: &[Link], wanted: Option<&[String]>) -> Vec<Reading> {
+    let metered = links.iter().filter(|link| match wanted {
+        None => link.kind.is_none() && !link.loopback,
+        Some(names) => names.iter().any(|name| fits(&link.name, name)),
+    });
+    let reading = |link: &Link| Reading {
+        meter: Meter {
+            kind: Kind::Interface,
+            name: link.name.clone(),
+            customer: None,
+            business: None,
+        },
+        epoch: format!("link {}", link.index),
+        rx: link.rx,
+        tx: link.tx,
+    };
+    metered.map(reading).collect()
+}
+
+fn fits(name: &str, wanted: &str) -> bool {
+    match wanted.strip_suffix('*') {
+        Some(stem) => name.starts_with(stem),
+        None => name == wanted,
+    }
+}
+
+/// Those of `ports` that no interface has any more.
+pub fn gone(links: &[Link], ports: &BTreeMap<u32, Bytes>) -> Vec<u32> {
+    let is_there = |port: &u32| links.iter().any(|link| link.index == *port);
+    ports
+        .keys()
+        .filter(|port| !is_there(port))
+        .copied()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn link(index: u32, name: &str, kind: Option<&str>, peer: Option<i32>) -> Link {
+        Link {
+            index,
+            name: name.into(),
+            kind: kind.map(str::to_owned),
+            loopback: name == "lo",
+            peer,
+            rx: 10,
+            tx: 20,
+        }
+    }
+
+    fn names(readings: &[Reading]) -> Vec<&str> {
+        readings
+            .iter()
+            .map(|reading| reading.meter.name.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn hardware_is_metered_unless_names_are_given() {
+        let links = [
+            link(1, "lo", None, None),
+            link(2, "eth0", None, None),
+            link(3, "docker0", Some("bridge"), None),
+            link(4, "ppp7", Some("ppp"), None),
+        ];
+        assert_eq!(names(&interfaces(&links, None)), ["eth0"]);
+        let wanted = ["eth0".to_owned(), "ppp*".to_owned()];
+        let readings = interfaces(&links, Some(&wanted));
+        assert_eq!(names(&readings), ["eth0", "ppp7"]);
+        assert_eq!(
+            (readings[1].epoch.as_str(), readings[1].rx, readings[1].tx),
+            ("link 4", 10, 20)
+        );
+    }
+
+    #[test]
+    fn a_port_is_its_workloads_even_when_both_are_gone() {
+        let tenant = Tenant {
+            workload: "cache".into(),
+            customer: Some("acme".into()),
+            business: None,
+            namespace: PathBuf::from("/run/docker/netns/1"),
+        };
+        let ports: BTreeMap<u32, Bytes> = [(2, 1), (7, 100), (8, 200)]
+            .map(|(port, from)| (port, Bytes { from, to: 5 }))
+            .into();
+        let (eth, mine) = (
+            link(2, "eth0", None, None),
+            link(7, "veth1", Some("veth"), Some(4)),
+        );
+        let foreign = link(8, "veth2", Some("veth"), Some(9));
+        let links = [eth, mine, foreign];
+        let mut owners = Owners::default();
+        owners.learn(&links, &[(4, tenant)]);
+        // The node's own interface isn't a workload's, and a stranger may still become somebody's.
+        let readings = owners.readings(&links, &ports);
+        assert_eq!(names(&readings), ["cache"]);
+        let first = &readings[0];
+        assert_eq!(
+            (first.meter.customer.as_deref(), first.rx, first.tx),
+            (Some("acme"), 5, 100)
+        );
+        for _ in 1..GRACE {
+            assert_eq!(owners.readings(&links, &ports).len(), 1);
+        }
+        assert_eq!(names(&owners.readings(&links, &ports)), ["cache", OTHERS]);
+
+        let links = &links[..1];
+        let later: Owners = serde_json::from_str(&serde_json::to_string(&owners).unwrap()).unwrap();
+        assert_eq!(
+            names(&later.clone().readings(links, &ports)),
+            ["cache", OTHERS]
+        );
+        assert_eq!(gone(links, &ports), [7, 8]);
+        let mut later = later;
+        later.forget(&[7, 8]);
+        assert_eq!(later, Owners::default());
+    }
+}

@@ -1,0 +1,274 @@
+//! Traffic by interface, workload and customer: the kernel's counters, read often and booked by `cairn_traffic`, told to the
+//! control plane as a chain of signed records, one for each five minutes.
+//!
+//! The kernel counts whether the agent runs or not, and the book says up to where it was read: what an agent that was killed
+//! didn't see is in the next reading. A power cut costs what wasn't kept, at most `[traffic] keep`.
+//!
+//! | Module | Owns |
+//! |---|---|
+//! | [`settings`] | `[traffic]` |
+//! | `netlink` | questions to the kernel |
+//! | `links` | interfaces and their counters |
+//! | `ports` | counters of bridges' ports |
+//! | `meters` | which counter counts for whom |
+//! | `book` | what is kept on the disk |
+
+mod book;
+mod links;
+mod meters;
+mod netlink;
+mod ports;
+pub mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_traffic::{Moment, Signed, chain};
+use cairn_wire::Object;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::clock::Clock;
+use crate::identity::Identity;
+use crate::identity::keeper::Standing;
+use crate::outbox::{Outbox, OutboxError, Priority};
+use crate::shutdown::Shutdown;
+use book::{Book, Shelf};
+use links::Link;
+use ports::Bytes;
+
+pub use settings::{Input, Settings};
+
+/// How long after a failure workloads' ports are tried again.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// A workload whose traffic is metered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// The workload's name.
+    pub workload: String,
+    /// Whose it is.
+    pub customer: Option<String>,
+    /// Of which of the customer's businesses.
+    pub business: Option<String>,
+    /// A file that stands for its network namespace.
+    pub namespace: PathBuf,
+}
+
+/// What metering needs of the agent.
+pub struct Deps {
+    /// `[traffic]`.
+    pub settings: Settings,
+    /// The agent's own folder.
+    pub folder: PathBuf,
+    /// What time it is.
+    pub clock: Clock,
+    /// Where records go.
+    pub outbox: Outbox,
+    /// Whose key signs.
+    pub standing: watch::Receiver<Standing>,
+    /// The workloads that run; nobody tells if there is no Docker.
+    pub tenants: Option<watch::Receiver<Arc<Vec<Tenant>>>>,
+}
+
+/// Meters until `shutdown`.
+pub async fn run(deps: Deps, mut shutdown: Shutdown) {
+    // Until the node is somebody there is nobody to pay.
+    let mut standing = deps.standing.clone();
+    tokio::select! {
+        _ = standing.wait_for(|standing| standing.identity.is_some()) => {}
+        () = shutdown.requested() => return,
+    }
+    let mut metering = match Metering::open(deps).await {
+        Ok(metering) => metering,
+        Err(error) => return tracing::error!(%error, "traffic cannot be metered"),
+    };
+    let mut ticks = tokio::time::interval(metering.deps.settings.interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let ends = tokio::select! {
+            _ = ticks.tick() => false,
+            () = shutdown.requested() => true,
+        };
+        metering.round(ends).await;
+        if ends {
+            return;
+        }
+    }
+}
+
+struct Metering {
+    deps: Deps,
+    shelf: Shelf,
+    book: Book,
+    kept: Instant,
+    /// When workloads' ports are tried again, after a failure.
+    ports_again: Option<Instant>,
+}
+
+impl Metering {
+    async fn open(deps: Deps) -> io::Result<Self> {
+        let shelf = Shelf::new(&deps.folder);
+        let boot = deps.clock.now().boot;
+        let opened = shelf.clone();
+        let book = blocking(move || opened.open(&boot)).await?;
+        Ok(Self {
+            deps,
+            shelf,
+            book,
+            kept: Instant::now(),
+            ports_again: None,
+        })
+    }
+
+    /// Reads all counters, and tells of slots that are over. The book is kept before a record of it goes anywhere.
+    async fn round(&mut self, ends: bool) {
+        let tenants = self.tenants();
+        let counters = match blocking(move || Counters::read(tenants)).await {
+            Ok(counters) => counters,
+            Err(error) => return tracing::error!(%error, "the kernel's counters cannot be read"),
+        };
+        // A clock that is wrong knows no slot; the counters wait.
+        let now = self.deps.clock.now();
+        let Some(wall_ms) = now.wall_ms else { return };
+        let at = Moment {
+            boot: now.boot,
+            steady_ms: i64::try_from(now.mono_ms).unwrap_or(i64::MAX),
+            wall_ms,
+        };
+        let gone = self.take(&at, counters);
+        let over = !self.book.ledger.pending().is_empty();
+        if !ends && !over && gone.is_empty() && self.kept.elapsed() < self.deps.settings.keep {
+            return;
+        }
+        if let Err(error) = self.keep().await {
+            return tracing::error!(%error, "what was metered cannot be kept");
+        }
+        self.forget(gone).await;
+        if let Err(error) = self.tell().await {
+            tracing::warn!(%error, "records of traffic wait");
+        }
+    }
+
+    /// Whose traffic is metered now; none if that can't be done.
+    fn tenants(&mut self) -> Option<Arc<Vec<Tenant>>> {
+        if self.ports_again.is_some_and(|again| Instant::now() < again) {
+            return None;
+        }
+        Some(self.deps.tenants.as_ref()?.borrow().clone())
+    }
+
+    /// Books what was read. Gives the ports that are gone: all that they counted is booked.
+    fn take(&mut self, at: &Moment, counters: Counters) -> Vec<u32> {
+        let Counters { links, ports } = counters;
+        let wanted = self.deps.settings.interfaces.as_deref();
+        let mut readings = meters::interfaces(&links, wanted);
+        let mut gone = Vec::new();
+        self.ports_again = match ports {
+            None => self.ports_again,
+            Some(Ok((ports, namespaces))) => {
+                self.book.owners.learn(&links, &namespaces);
+                readings.extend(self.book.owners.readings(&links, &ports));
+                gone = meters::gone(&links, &ports);
+                None
+            }
+            Some(Err(error)) => {
+                tracing::error!(%error, "traffic of workloads cannot be metered; is nftables installed?");
+                Some(Instant::now() + AGAIN)
+            }
+        };
+        self.book.ledger.read(at, readings);
+        gone
+    }
+
+    async fn keep(&mut self) -> io::Result<()> {
+        let (bytes, shelf) = (self.book.to_bytes()?, self.shelf.clone());
+        blocking(move || shelf.keep(&bytes)).await?;
+        self.kept = Instant::now();
+        Ok(())
+    }
+
+    /// After the book is kept: nobody needs these counters again.
+    async fn forget(&mut self, gone: Vec<u32>) {
+        if gone.is_empty() {
+            return;
+        }
+        self.book.owners.forget(&gone);
+        if let Err(error) = blocking(move || ports::forget(&gone)).await {
+            tracing::warn!(%error, "counters of ended workloads stay");
+        }
+    }
+
+    /// Gives records to the outbox. After a crash some go twice; the control plane takes each once.
+    async fn tell(&mut self) -> Result<(), OutboxError> {
+        let identity = self.deps.standing.borrow().identity.clone();
+        let ledger = &mut self.book.ledger;
+        let last = ledger.pending().last().map(|record| record.number);
+        let (Some(identity), Some(last)) = (identity, last) else {
+            return Ok(());
+        };
+        for record in ledger.pending() {
+            let signed = Signed {
+                record: record.clone(),
+                signature: sign(&identity, record),
+            };
+            self.deps.outbox.append(Priority::Event, values(&signed));
+        }
+        self.deps.outbox.flush().await?;
+        ledger.left(last);
+        Ok(())
+    }
+}
+
+fn sign(identity: &Identity, record: &cairn_traffic::Record) -> Option<String> {
+    match identity.sign(&record.to_sign()) {
+        Ok(signature) => Some(hex::encode(signature)),
+        Err(error) => {
+            tracing::error!(%error, "a record of traffic cannot be signed");
+            None
+        }
+    }
+}
+
+fn values(signed: &Signed) -> Object {
+    let value = serde_json::to_value(signed).unwrap_or_default();
+    [(chain::KEY.to_owned(), value)].into_iter().collect()
+}
+
+/// What the kernel says at one moment.
+struct Counters {
+    links: Vec<Link>,
+    /// Bridges' ports, and the workloads with the numbers of their network namespaces; none if nobody asked.
+    ports: Option<io::Result<(BTreeMap<u32, Bytes>, Vec<(i32, Tenant)>)>>,
+}
+
+impl Counters {
+    /// Links come first: a port without one then has counted all it ever will.
+    fn read(tenants: Option<Arc<Vec<Tenant>>>) -> io::Result<Self> {
+        let links = links::links()?;
+        let ports = tenants.map(|tenants| {
+            ports::count()?;
+            // A workload without a namespace has just ended.
+            let namespace = |tenant: &Tenant| {
+                let number = links::number_of(&tenant.namespace).ok().flatten()?;
+                Some((number, tenant.clone()))
+            };
+            let namespaces = tenants.iter().filter_map(namespace).collect();
+            Ok((ports::counted()?, namespaces))
+        });
+        Ok(Self { links, ports })
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
+}

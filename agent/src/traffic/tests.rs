@@ -1,0 +1,183 @@
+//! Real counters: a bridge with two workloads behind it, in network namespaces (needs root, iproute2 and nftables).
+
+use std::net::UdpSocket;
+
+use super::*;
+use crate::netns::{Space, run, within};
+
+/// Bytes of IPv4 and UDP before a datagram's own.
+const HEADERS: u64 = 28;
+
+/// A node and its workloads, each in a namespace.
+struct World {
+    node: Space,
+    workloads: Vec<Space>,
+}
+
+impl World {
+    fn new(name: &str) -> Self {
+        let prefix = format!("cairn{}-{name}", std::process::id());
+        let node = Space::new(format!("{prefix}-node"));
+        run(&format!("ip -n {} link add br0 type bridge", node.0));
+        // Without a neighbour's question only datagrams are counted.
+        run(&format!(
+            "ip -n {} link set br0 type bridge mcast_snooping 0",
+            node.0
+        ));
+        run(&format!("ip -n {} link set br0 up", node.0));
+        let mut world = Self {
+            node,
+            workloads: Vec::new(),
+        };
+        for number in 1..=2 {
+            let space = Space::new(format!("{prefix}-{number}"));
+            let quiet = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
+            within(&space.0, || std::fs::write(quiet, "1")).unwrap();
+            world.workloads.push(space);
+            world.plug(number);
+        }
+        world
+    }
+
+    /// Gives a workload its port.
+    fn plug(&self, number: usize) {
+        let (node, space) = (&self.node.0, &self.workloads[number - 1].0);
+        run(&format!(
+            "ip -n {node} link add port{number} type veth peer name eth0 netns {space}"
+        ));
+        run(&format!(
+            "ip -n {space} addr add 10.88.0.{number}/24 dev eth0"
+        ));
+        run(&format!(
+            "ip -n {space} link set eth0 addr 02:00:00:00:00:0{number} up"
+        ));
+        run(&format!("ip -n {node} link set port{number} master br0 up"));
+        let other = 3 - number;
+        run(&format!(
+            "ip -n {space} neigh add 10.88.0.{other} lladdr 02:00:00:00:00:0{other} dev eth0"
+        ));
+    }
+
+    /// Takes it away, as Docker does when a container ends.
+    fn unplug(&self, number: usize) {
+        run(&format!("ip -n {} link del port{number}", self.node.0));
+    }
+
+    fn tenants(&self) -> Arc<Vec<Tenant>> {
+        let tenants = (1..).zip(&self.workloads).map(|(number, space)| Tenant {
+            workload: format!("w{number}"),
+            customer: Some(format!("c{number}")),
+            business: None,
+            namespace: space.path(),
+        });
+        Arc::new(tenants.collect())
+    }
+
+    fn counters(&self, tenants: Arc<Vec<Tenant>>) -> Counters {
+        within(&self.node.0, || Counters::read(Some(tenants))).unwrap()
+    }
+
+    /// Datagrams from one workload to the other; gives how many bytes of IP that is.
+    fn send(&self, from: usize, count: u64, size: u16) -> u64 {
+        let (sender, receiver) = (&self.workloads[from - 1].0, &self.workloads[2 - from].0);
+        let to = format!("10.88.0.{}:7000", 3 - from);
+        let socket = within(receiver, || UdpSocket::bind("0.0.0.0:7000")).unwrap();
+        let out = within(sender, || UdpSocket::bind("0.0.0.0:0")).unwrap();
+        let (datagram, mut got) = (vec![7; usize::from(size)], vec![0; 65_536]);
+        for _ in 0..count {
+            out.send_to(&datagram, &to).unwrap();
+            assert_eq!(socket.recv(&mut got).unwrap(), datagram.len());
+        }
+        count * (u64::from(size) + HEADERS)
+    }
+}
+
+/// A metering agent, as it is after it was started.
+struct Node {
+    metering: Metering,
+    steady_ms: i64,
+}
+
+impl Node {
+    async fn start(folder: &std::path::Path, steady_ms: i64) -> Self {
+        let clock = Clock::manual("b", 1_800_000_000, 0);
+        let outbox = Outbox::open(
+            &folder.join("outbox"),
+            &crate::outbox::Settings::default(),
+            clock.clone(),
+        );
+        let deps = Deps {
+            settings: Settings::default(),
+            folder: folder.to_owned(),
+            clock,
+            outbox: outbox.unwrap(),
+            standing: watch::channel(Standing::default()).1,
+            tenants: None,
+        };
+        Self {
+            metering: Metering::open(deps).await.unwrap(),
+            steady_ms,
+        }
+    }
+
+    fn take(&mut self, counters: Counters) -> Vec<u32> {
+        self.steady_ms += 10_000;
+        let at = Moment {
+            boot: "b".into(),
+            steady_ms: self.steady_ms,
+            wall_ms: 1_800_000_000_000 + self.steady_ms,
+        };
+        self.metering.take(&at, counters)
+    }
+
+    /// Bytes received and sent by a customer, in all records.
+    fn records(&mut self, customer: &str) -> (u64, u64) {
+        // The slot ends.
+        let end = Moment {
+            boot: "b".into(),
+            steady_ms: self.steady_ms + 600_000,
+            wall_ms: 1_800_000_600_000 + self.steady_ms,
+        };
+        let mut ledger = self.metering.book.ledger.clone();
+        ledger.read(&end, Vec::new());
+        let usage = ledger.pending().iter().flat_map(|record| &record.usage);
+        let of = usage.filter(|usage| usage.meter.customer.as_deref() == Some(customer));
+        of.fold((0, 0), |(rx, tx), usage| (rx + usage.rx, tx + usage.tx))
+    }
+}
+
+#[tokio::test]
+async fn every_byte_of_a_workload_is_booked_though_it_ends_and_the_agent_is_killed() {
+    let (world, folder) = (World::new("all"), tempfile::tempdir().unwrap());
+    let mut node = Node::start(folder.path(), 0).await;
+    node.take(world.counters(world.tenants()));
+    let mut sent = world.send(1, 300, 1000);
+    node.take(world.counters(world.tenants()));
+    node.metering.keep().await.unwrap();
+    assert_eq!(node.records("c1"), (0, sent));
+    assert_eq!(node.records("c2"), (sent, 0));
+
+    // Killed, and while nobody looks a workload goes on, and ends.
+    let steady_ms = node.steady_ms;
+    drop(node);
+    sent += world.send(1, 50, 1400);
+    let back = world.send(2, 7, 100);
+    world.unplug(2);
+    let mut node = Node::start(folder.path(), steady_ms).await;
+    let only_first = Arc::new(world.tenants()[..1].to_vec());
+    let gone = node.take(world.counters(only_first.clone()));
+    assert_eq!(gone.len(), 1);
+    assert_eq!(node.records("c1"), (back, sent));
+    assert_eq!(node.records("c2"), (sent, back));
+    node.metering.keep().await.unwrap();
+    within(&world.node.0, || ports::forget(&gone)).unwrap();
+    node.metering.book.owners.forget(&gone);
+
+    // Started again it has another port, and what it had before isn't counted twice.
+    world.plug(2);
+    assert_eq!(node.take(world.counters(world.tenants())), [0; 0]);
+    let again = world.send(2, 10, 500);
+    node.take(world.counters(world.tenants()));
+    assert_eq!(node.records("c2"), (sent, back + again));
+    assert_eq!(node.records("c1"), (back + again, sent));
+}
