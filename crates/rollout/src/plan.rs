@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::quantity::{Rate, Seconds, Share};
+use cairn_fleet::{Rate, Seconds, Share};
 use crate::state::DeviceState;
 use crate::window::Window;
 
