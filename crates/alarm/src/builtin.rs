@@ -4,7 +4,7 @@ use cairn_fleet::{Seconds, Selector};
 
 use crate::condition::Condition;
 use crate::key::Pattern;
-use crate::template::{Escalation, Resource, Severity, Template};
+use crate::template::{Escalation, Flapping, Resource, Severity, Template};
 
 /// An hour and nobody has looked: it is worse than it seemed.
 fn escalation() -> Vec<Escalation> {
@@ -33,12 +33,15 @@ pub fn all() -> Vec<Template> {
             clear_for: Seconds(0),
             severity: Severity::Warning,
             escalate: escalation(),
-            flapping: None,
+            flapping: Some(Flapping {
+                changes: 6,
+                within: Seconds(7200),
+                quiet: Seconds(1800),
+            }),
             select: Selector::All,
             channels: None,
             enabled: true,
-        })
-        .map(flaps),
+        }),
         limit(
             "line-latency",
             Resource::LineLatency,
@@ -102,18 +105,6 @@ pub fn all() -> Vec<Template> {
         }),
     ];
     templates.into_iter().flatten().collect()
-}
-
-/// A device with a bad line comes and goes.
-fn flaps(template: Template) -> Template {
-    Template {
-        flapping: Some(crate::template::Flapping {
-            changes: 6,
-            within: Seconds(7200),
-            quiet: Seconds(1800),
-        }),
-        ..template
-    }
 }
 
 #[cfg(test)]

@@ -420,15 +420,14 @@ impl Step<'_> {
             }
         }
         self.track.changes.clear();
-        self.track.due = None;
     }
 
     /// Tells people what they should know by now, and works out when to look again.
     fn settle(&mut self) {
         let mut due = match &self.track.phase {
             Phase::Quiet if !self.template.when.waits() => None,
-            // It has just ended since something came; that was now.
-            Phase::Quiet if self.effects.contains(&Effect::Resolved) => {
+            // It has just ended: it waits anew.
+            Phase::Quiet if !self.effects.is_empty() => {
                 Some(self.now.saturating_add(ms(self.template.hold)))
             }
             Phase::Quiet => self.track.due,
