@@ -245,7 +245,10 @@ impl Channel {
     ///
     /// # Errors
     /// If it makes no sense; the text names the field and never holds a secret.
-    pub(super) fn parse(mut wanted: Value, before: Option<&Value>) -> Result<(Self, Value), String> {
+    pub(super) fn parse(
+        mut wanted: Value,
+        before: Option<&Value>,
+    ) -> Result<(Self, Value), String> {
         keep(&mut wanted, before)?;
         // What serde says of a wrong value may hold it.
         let channel: Self = serde_json::from_value(wanted.clone()).map_err(|error| {
@@ -328,9 +331,11 @@ impl Gateway {
                 .map_err(|_| format!("headers: the template of {name} is wrong"))?;
         }
         message::fill(&self.content, &about).map_err(|error| format!("content: {error}"))?;
-        if self.good.as_ref().is_some_and(|good| {
-            !good.pointer.is_empty() && !good.pointer.starts_with('/')
-        }) {
+        if self
+            .good
+            .as_ref()
+            .is_some_and(|good| !good.pointer.is_empty() && !good.pointer.starts_with('/'))
+        {
             return Err("good: expected a pointer as /code".into());
         }
         authority(self.ca.as_deref())
@@ -426,7 +431,10 @@ mod tests {
     fn a_secret_is_kept_and_never_shown() {
         let (channel, kept) = Channel::parse(webhook(), None).unwrap();
         let (seen, said) = (shown(&channel).to_string(), format!("{channel:?}"));
-        assert!(!seen.contains("hush") && !said.contains("hush"), "{seen} {said}");
+        assert!(
+            !seen.contains("hush") && !said.contains("hush"),
+            "{seen} {said}"
+        );
         assert!(kept.to_string().contains("hush"));
         // What was shown can be sent back with a change.
         let mut again = shown(&channel);
@@ -434,7 +442,11 @@ mod tests {
         let (changed, kept) = Channel::parse(again.clone(), Some(&kept)).unwrap();
         assert_eq!(changed.per_minute, 5);
         assert!(kept.to_string().contains("key=hush"));
-        assert!(Channel::parse(again, None).unwrap_err().contains("expected a secret"));
+        assert!(
+            Channel::parse(again, None)
+                .unwrap_err()
+                .contains("expected a secret")
+        );
     }
 
     #[test]
@@ -452,14 +464,32 @@ mod tests {
         for (bad, field) in [
             (gateway("{{ nobody_knows }}"), "content:"),
             (mail("plain"), "security:"),
-            (json!({ "name": "x", "text": "{{ what }}", "to": { "wecom": { "url": "https://a/hush" } } }), "text:"),
-            (json!({ "name": "x", "to": { "wecom": { "url": "file:///hush" } } }), "url:"),
-            (json!({ "name": "X", "to": { "wecom": { "url": "https://a/hush" } } }), "name:"),
-            (json!({ "name": "x", "to": { "wecom": { "url": ["hush"] } } }), "wrong kind"),
-            (json!({ "name": "x", "to": { "wecom": { "uri": "https://a/hush" } } }), "uri"),
+            (
+                json!({ "name": "x", "text": "{{ what }}", "to": { "wecom": { "url": "https://a/hush" } } }),
+                "text:",
+            ),
+            (
+                json!({ "name": "x", "to": { "wecom": { "url": "file:///hush" } } }),
+                "url:",
+            ),
+            (
+                json!({ "name": "X", "to": { "wecom": { "url": "https://a/hush" } } }),
+                "name:",
+            ),
+            (
+                json!({ "name": "x", "to": { "wecom": { "url": ["hush"] } } }),
+                "wrong kind",
+            ),
+            (
+                json!({ "name": "x", "to": { "wecom": { "uri": "https://a/hush" } } }),
+                "uri",
+            ),
         ] {
             let error = Channel::parse(bad.clone(), None).unwrap_err();
-            assert!(error.contains(field) && !error.contains("hush"), "{bad}: {error}");
+            assert!(
+                error.contains(field) && !error.contains("hush"),
+                "{bad}: {error}"
+            );
         }
     }
 }

@@ -153,11 +153,7 @@ async fn tell(store: Store, channel: Channel, waiting: Waiting) -> i64 {
 }
 
 /// What waits, in its order; at most so much of each channel as can be under way.
-fn lines(
-    connection: &Connection,
-    now: i64,
-    busy: &HashSet<i64>,
-) -> Result<Vec<Line>, StoreError> {
+fn lines(connection: &Connection, now: i64, busy: &HashSet<i64>) -> Result<Vec<Line>, StoreError> {
     let mut query = connection.prepare_cached(
         "SELECT DISTINCT channel FROM alarm_delivery WHERE state = 'queued' AND next <= ?1",
     )?;
@@ -241,7 +237,11 @@ fn note(
     let (state, next, reason) = match sent {
         Ok(()) => ("sent", now, None),
         Err(reason) if attempts >= ATTEMPTS => ("failed", now, Some(reason)),
-        Err(reason) => ("queued", now + pause(attempts, rand::random()), Some(reason)),
+        Err(reason) => (
+            "queued",
+            now + pause(attempts, rand::random()),
+            Some(reason),
+        ),
     };
     let done = (state != "queued").then_some(now / 1000);
     tx.prepare_cached(

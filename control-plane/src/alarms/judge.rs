@@ -38,9 +38,7 @@ impl Judge<'_> {
         event: Event,
         value: Option<&Value>,
     ) -> Result<Track, StoreError> {
-        let silenced = self
-            .rules
-            .silenced(&template.name, &self.device, self.now);
+        let silenced = self.rules.silenced(&template.name, &self.device, self.now);
         let event = if before.status().is_some() && !self.selects(template) {
             Event::Withdraw
         } else {

@@ -127,6 +127,11 @@ impl Listener {
                         ignored.insert(place);
                         continue;
                     }
+                    if new {
+                        // Counted from now on.
+                        tx.prepare_cached("INSERT INTO alarm_track (device, template, instance) VALUES (?1, ?2, ?3)")?
+                            .execute((device, &template.name, &one.instance))?;
+                    }
                     entry.insert(Kept {
                         after: before.clone().unwrap_or_default(),
                         before,
@@ -205,14 +210,28 @@ fn late(
     Ok(false)
 }
 
-/// Whether a device has as many instances as it may: it could make up any number.
+/// Whether a device has as many instances as it may: it could make up any number. What is over gives way.
 fn full(tx: &Transaction<'_>, device: &str, template: &str) -> Result<bool, StoreError> {
-    let mut query = tx.prepare_cached(
-        "SELECT count(*) FROM alarm_track WHERE device = ?1 AND template = ?2",
-    )?;
-    let count: i64 = query.query_row((device, template), |row| row.get(0))?;
-    if count >= MANY {
-        tracing::debug!(device, template, "too many instances; this one raises no alarm");
+    let count = || -> Result<i64, StoreError> {
+        let mut query = tx.prepare_cached(
+            "SELECT count(*) FROM alarm_track WHERE device = ?1 AND template = ?2",
+        )?;
+        Ok(query.query_row((device, template), |row| row.get(0))?)
+    };
+    if count()? < MANY {
+        return Ok(false);
     }
-    Ok(count >= MANY)
+    tx.prepare_cached(
+        "DELETE FROM alarm_track WHERE device = ?1 AND template = ?2 AND NOT open AND due IS NULL AND state IS NOT NULL",
+    )?
+    .execute((device, template))?;
+    let full = count()? >= MANY;
+    if full {
+        tracing::debug!(
+            device,
+            template,
+            "too many instances; this one raises no alarm"
+        );
+    }
+    Ok(full)
 }

@@ -205,11 +205,7 @@ pub(super) fn add_silence(
 }
 
 /// Ends a silence; who fires still is told of now. `false`: there is none.
-pub(super) fn remove_silence(
-    tx: &Transaction<'_>,
-    who: &str,
-    id: i64,
-) -> Result<bool, StoreError> {
+pub(super) fn remove_silence(tx: &Transaction<'_>, who: &str, id: i64) -> Result<bool, StoreError> {
     let until: Option<i64> = tx
         .query_row(
             "DELETE FROM alarm_silence WHERE id = ?1 RETURNING until",
@@ -275,7 +271,13 @@ pub(super) fn acknowledge(
         "UPDATE alarm SET acknowledged_by = ?2 WHERE id = ?1",
         params![id, who],
     )?;
-    life::event(tx, id, judge.now / 1000, "acknowledged", &format!("by {who}"))?;
+    life::event(
+        tx,
+        id,
+        judge.now / 1000,
+        "acknowledged",
+        &format!("by {who}"),
+    )?;
     let subject = format!("alarm/{id}");
     Ok(audit(tx, who, "alarm.acknowledge", &subject, &json!({}))?)
 }

@@ -59,10 +59,7 @@ fn moment(seconds: i64) -> String {
 
 /// Text that a device chose, in one line and bounded.
 fn line(text: &str) -> String {
-    text.chars()
-        .filter(|c| !c.is_control())
-        .take(200)
-        .collect()
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 impl Facts {
@@ -79,7 +76,8 @@ impl Facts {
         )?;
         Ok(query.query_row([alarm], |row| {
             let value: Option<String> = row.get("value")?;
-            let at = |column| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.map(moment));
+            let at =
+                |column| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.map(moment));
             Ok(Self {
                 alarm,
                 event: notice_name(notice),
@@ -161,7 +159,10 @@ pub(super) fn fill(template: &str, about: &impl Serialize) -> Result<String, Str
         .render_str(template, Serde(about))
         .map_err(|error| error.to_string())?;
     if text.len() > LONGEST {
-        return Err(format!("expected at most {LONGEST} bytes, got {}", text.len()));
+        return Err(format!(
+            "expected at most {LONGEST} bytes, got {}",
+            text.len()
+        ));
     }
     Ok(text)
 }

@@ -366,9 +366,13 @@ async fn test_channel(
 ) -> Result<Json<Tested>, ApiError> {
     let channel = one_channel(&app, name).await?;
     let now = now_ms();
-    send::send(&channel, &format!("test-{now}-{}", channel.name), &Facts::sample(now / 1000))
-        .await
-        .map_err(|reason| ApiError::new(StatusCode::BAD_GATEWAY, "channel-failed", reason))?;
+    send::send(
+        &channel,
+        &format!("test-{now}-{}", channel.name),
+        &Facts::sample(now / 1000),
+    )
+    .await
+    .map_err(|reason| ApiError::new(StatusCode::BAD_GATEWAY, "channel-failed", reason))?;
     Ok(Json(Tested { sent: true }))
 }
 
@@ -439,11 +443,11 @@ async fn remove_silence(
     Path(id): Path<i64>,
 ) -> Result<StatusCode, ApiError> {
     app.store
-        .write::<_, ApiError, _>(move |tx| {
-            match manage::remove_silence(tx, &caller.who(), id)? {
+        .write::<_, ApiError, _>(
+            move |tx| match manage::remove_silence(tx, &caller.who(), id)? {
                 true => Ok(StatusCode::NO_CONTENT),
                 false => Err(ApiError::not_found(format!("alarm silence {id}"))),
-            }
-        })
+            },
+        )
         .await
 }

@@ -12,7 +12,9 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use super::channel::{self, Channel, Email, Format, Gateway, Secret, Security, Target, Webhook, Wecom};
+use super::channel::{
+    self, Channel, Email, Format, Gateway, Secret, Security, Target, Webhook, Wecom,
+};
 use super::message::{self, Facts, Message};
 
 /// How long one attempt may take.
@@ -32,9 +34,7 @@ pub(super) async fn send(channel: &Channel, key: &str, facts: &Facts) -> Result<
     match &channel.to {
         Target::Webhook(webhook) => post(webhook, key, facts, &message).await,
         Target::Wecom(wecom) => robot(wecom, &message).await,
-        Target::Wechat(gateway) | Target::Sms(gateway) => {
-            ask(gateway, key, facts, &message).await
-        }
+        Target::Wechat(gateway) | Target::Sms(gateway) => ask(gateway, key, facts, &message).await,
         Target::Email(email) => mail(email, key, &message).await,
     }
 }
@@ -111,7 +111,12 @@ pub(super) fn signature(secret: &str, time: &str, body: &[u8]) -> String {
     format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
 }
 
-async fn post(webhook: &Webhook, key: &str, facts: &Facts, message: &Message) -> Result<(), String> {
+async fn post(
+    webhook: &Webhook,
+    key: &str,
+    facts: &Facts,
+    message: &Message,
+) -> Result<(), String> {
     let mut body = serde_json::to_value(facts).map_err(|error| error.to_string())?;
     body["id"] = key.into();
     body["title"] = message.title.as_str().into();
@@ -159,7 +164,12 @@ async fn robot(wecom: &Wecom, message: &Message) -> Result<(), String> {
     match answer["errcode"].as_i64() {
         Some(0) => Ok(()),
         Some(code) => {
-            let word: String = answer["errmsg"].as_str().unwrap_or("").chars().take(120).collect();
+            let word: String = answer["errmsg"]
+                .as_str()
+                .unwrap_or("")
+                .chars()
+                .take(120)
+                .collect();
             Err(format!("WeCom answered errcode {code}: {word}"))
         }
         None => Err("its answer has no errcode".into()),
@@ -198,8 +208,16 @@ async fn ask(gateway: &Gateway, key: &str, facts: &Facts, message: &Message) -> 
     match answer.pointer(&good.pointer) {
         Some(value) if *value == good.equals => Ok(()),
         other => {
-            let got: String = other.unwrap_or(&Value::Null).to_string().chars().take(120).collect();
-            Err(format!("its answer has {got} at {}, expected {}", good.pointer, good.equals))
+            let got: String = other
+                .unwrap_or(&Value::Null)
+                .to_string()
+                .chars()
+                .take(120)
+                .collect();
+            Err(format!(
+                "its answer has {got} at {}, expected {}",
+                good.pointer, good.equals
+            ))
         }
     }
 }

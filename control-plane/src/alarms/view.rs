@@ -227,13 +227,10 @@ pub(super) fn templates(
     after: &str,
     limit: usize,
 ) -> Result<Vec<Template>, StoreError> {
-    let mut query = connection.prepare_cached(
-        "SELECT rule FROM alarm_template WHERE name > ?1 ORDER BY name LIMIT ?2",
-    )?;
+    let mut query = connection
+        .prepare_cached("SELECT rule FROM alarm_template WHERE name > ?1 ORDER BY name LIMIT ?2")?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = query.query_map(params![after, limit], |row| {
-        json(row.get_ref(0)?.as_str()?)
-    })?;
+    let rows = query.query_map(params![after, limit], |row| json(row.get_ref(0)?.as_str()?))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 

@@ -100,7 +100,14 @@ async fn add(
         .store
         .write::<_, ApiError, _>(move |tx| {
             let supplier = new.supplier.as_deref();
-            Ok(accounts::add(tx, &caller.who(), &new.name, new.role, supplier, &phc)?)
+            Ok(accounts::add(
+                tx,
+                &caller.who(),
+                &new.name,
+                new.role,
+                supplier,
+                &phc,
+            )?)
         })
         .await?;
     Ok((StatusCode::CREATED, Json(account)))

@@ -32,7 +32,9 @@ pub enum AccountError {
     )]
     Name(String),
     /// A supplier's account that would be an admin, or a supplier that can't be one.
-    #[error("expected a supplier of 1 to 64 of A-Za-z0-9._-, whose account is an operator or a viewer")]
+    #[error(
+        "expected a supplier of 1 to 64 of A-Za-z0-9._-, whose account is an operator or a viewer"
+    )]
     Supplier,
     /// There is one already.
     #[error("there is an account {0} already")]
@@ -111,8 +113,9 @@ pub fn list(
 /// # Errors
 /// The database's.
 pub fn get(connection: &Connection, name: &str) -> Result<Option<Account>, StoreError> {
-    let mut query = connection
-        .prepare_cached("SELECT name, role, created, changed, supplier FROM account WHERE name = ?1")?;
+    let mut query = connection.prepare_cached(
+        "SELECT name, role, created, changed, supplier FROM account WHERE name = ?1",
+    )?;
     Ok(query.query_row([name], read).optional()?)
 }
 
