@@ -324,6 +324,9 @@ impl Gateway {
         }
         headers(&self.headers)?;
         short("content", &self.content)?;
+        if !literal_host(self.url.reveal()) {
+            return Err("url: expected no template before the path".into());
+        }
         let about = self.facts(facts, message);
         url(&message::fill(self.url.reveal(), &about).map_err(|_| "url: its template is wrong")?)?;
         for (name, value) in &self.headers {
@@ -357,6 +360,13 @@ fn short(field: &str, text: &str) -> Result<(), String> {
         return Err(format!("{field}: expected at most {LONGEST} bytes"));
     }
     Ok(())
+}
+
+/// What a device says must not choose the host.
+fn literal_host(url: &str) -> bool {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let host = rest.split(['/', '?', '#']).next().unwrap_or("");
+    !host.is_empty() && !host.contains(['{', '}', '\\'])
 }
 
 /// The address may hold a key, so the error doesn't hold the address.
@@ -464,6 +474,10 @@ mod tests {
         for (bad, field) in [
             (gateway("{{ nobody_knows }}"), "content:"),
             (mail("plain"), "security:"),
+            (
+                json!({ "name": "x", "to": { "sms": { "url": "https://{{ device_name }}/hush" } } }),
+                "url:",
+            ),
             (
                 json!({ "name": "x", "text": "{{ what }}", "to": { "wecom": { "url": "https://a/hush" } } }),
                 "text:",

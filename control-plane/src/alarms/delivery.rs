@@ -18,7 +18,7 @@ use crate::store::{Store, StoreError};
 const ROUND: Duration = Duration::from_millis(250);
 /// Messages of one channel that are under way at once.
 const AT_ONCE: usize = 4;
-/// Attempts at one message: with the pauses between them some seven hours.
+/// Attempts at one message: with the pauses between them some five hours.
 pub(super) const ATTEMPTS: u32 = 20;
 /// The pause after the first attempt, and the longest, in milliseconds.
 const FIRST: u64 = 2_000;

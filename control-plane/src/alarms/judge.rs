@@ -23,9 +23,13 @@ impl Judge<'_> {
     /// Whether a template is for this device.
     pub(super) fn selects(&self, template: &Template) -> bool {
         let Device {
-            id, group, tags, ..
+            id,
+            group,
+            tags,
+            revoked,
+            ..
         } = &self.device;
-        template.select.matches(id, group, tags)
+        !revoked && template.select.matches(id, group, tags)
     }
 
     /// Something happened: does what follows but for the track, which the caller saves. An alarm of a device that the template no longer

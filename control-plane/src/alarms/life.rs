@@ -125,7 +125,7 @@ pub(super) fn apply(
             }
             Effect::Withdrawn => {
                 status(Status::Resolved, "resolved")?;
-                let text = "the template no longer means this device";
+                let text = "the template no longer means this device, or it was shut out";
                 event(tx, alarm, time, "withdrawn", text)?;
             }
             Effect::Notify { notice, .. } => {

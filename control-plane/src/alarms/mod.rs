@@ -60,15 +60,18 @@ pub fn seen(tx: &Transaction<'_>, device: &str) -> Result<(), StoreError> {
     judge::seen(tx, device, now_ms())
 }
 
-/// A device belongs to another supplier now (none: to the operator): who has it sees what is open.
+/// A device has another group, other tags, another supplier, or is shut out: what is open is looked at again, and seen by who has the
+/// device now.
 ///
 /// # Errors
 /// The database's.
-pub fn moved(tx: &Transaction<'_>, device: &str, supplier: Option<&str>) -> Result<(), StoreError> {
-    tx.execute(
-        "UPDATE alarm SET supplier = ?2 WHERE device = ?1 AND status <> 'resolved'",
-        (device, supplier),
-    )?;
+pub fn device_changed(tx: &Transaction<'_>, device: &str) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "UPDATE alarm SET supplier = (SELECT supplier FROM device WHERE id = ?1) WHERE device = ?1 AND status <> 'resolved'",
+    )?
+    .execute([device])?;
+    tx.prepare_cached("UPDATE alarm_track SET due = ?2 WHERE device = ?1 AND open")?
+        .execute((device, now_ms()))?;
     Ok(())
 }
 
@@ -93,12 +96,18 @@ fn to_json(value: &impl serde::Serialize) -> Result<String, StoreError> {
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)).into())
 }
 
-/// How many alarms fire, acknowledged or not.
+/// How many alarms fire, acknowledged or not; and how many messages wait.
 ///
 /// # Errors
 /// The database's.
-pub fn firing(connection: &Connection) -> Result<i64, StoreError> {
-    Ok(connection
-        .prepare_cached("SELECT count(*) FROM alarm WHERE status IN ('firing', 'acknowledged')")?
-        .query_row([], |row| row.get(0))?)
+pub fn tally(connection: &Connection) -> Result<(i64, i64), StoreError> {
+    let count = |sql| {
+        connection
+            .prepare_cached(sql)?
+            .query_row([], |row| row.get(0))
+    };
+    Ok((
+        count("SELECT count(*) FROM alarm WHERE status IN ('firing', 'acknowledged')")?,
+        count("SELECT count(*) FROM alarm_delivery WHERE state = 'queued'")?,
+    ))
 }

@@ -36,6 +36,8 @@ pub(super) struct Device {
     pub(super) group: String,
     pub(super) tags: BTreeSet<String>,
     pub(super) supplier: Option<String>,
+    /// It is shut out: that it doesn't come is no news.
+    pub(super) revoked: bool,
 }
 
 thread_local! {
@@ -151,8 +153,9 @@ impl Rules {
 impl Device {
     /// Reads one; nothing, if there is none of this id.
     pub(super) fn read(connection: &Connection, id: &str) -> Result<Option<Self>, StoreError> {
-        let mut query =
-            connection.prepare_cached("SELECT name, grp, supplier FROM device WHERE id = ?1")?;
+        let mut query = connection.prepare_cached(
+            "SELECT name, grp, supplier, revoked IS NOT NULL FROM device WHERE id = ?1",
+        )?;
         let device = query
             .query_row([id], |row| {
                 Ok(Self {
@@ -160,6 +163,7 @@ impl Device {
                     name: row.get(0)?,
                     group: row.get(1)?,
                     supplier: row.get(2)?,
+                    revoked: row.get(3)?,
                     tags: BTreeSet::new(),
                 })
             })

@@ -217,6 +217,23 @@ async fn a_device_that_does_not_come_is_offline_and_the_servers_own_absence_does
             Ok(())
         })
         .await;
+    // One that was shut out isn't missed.
+    world
+        .write(|tx| {
+            tx.execute("UPDATE device SET online = 0 WHERE id = 'b'", [])?;
+            Ok(())
+        })
+        .await;
+    world.wait(700).await;
+    world.write(|tx| Ok(registry::revoke(tx, "b")?)).await;
+    world.wait(700).await;
+    let b: Vec<_> = world
+        .alarms()
+        .await
+        .into_iter()
+        .filter(|(text, _)| text.starts_with("b  resolved"))
+        .collect();
+    assert_eq!(b.len(), 2, "{b:?}");
     let watched = world
         .read(|c| {
             c.query_row(

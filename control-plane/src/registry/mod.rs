@@ -194,7 +194,6 @@ pub fn set(
         transaction
             .prepare_cached("UPDATE device SET supplier = ?2 WHERE id = ?1")?
             .execute(params![id, supplier])?;
-        alarms::moved(transaction, id, supplier.as_deref())?;
     }
     tag(transaction, id, &change.add_tags)?;
     for tag in &change.remove_tags {
@@ -202,6 +201,7 @@ pub fn set(
             .prepare_cached("DELETE FROM device_tag WHERE device = ?1 AND tag = ?2")?
             .execute(params![id, tag])?;
     }
+    alarms::device_changed(transaction, id)?;
     get(transaction, id)
 }
 
@@ -232,6 +232,7 @@ pub fn revoke(transaction: &Transaction<'_>, id: &str) -> Result<bool, StoreErro
     transaction
         .prepare_cached("DELETE FROM credential WHERE device = ?1")?
         .execute([id])?;
+    alarms::device_changed(transaction, id)?;
     Ok(found > 0)
 }
 

@@ -64,7 +64,7 @@ CREATE TABLE alarm (
     severity        TEXT NOT NULL,
     status          TEXT NOT NULL CHECK (status IN ('pending', 'firing', 'acknowledged', 'resolved')),
     flapping        INTEGER NOT NULL DEFAULT 0,
-    value           TEXT,                    -- JSON: the newest that was wrong
+    value           TEXT,                    -- JSON: with which it began
     began           INTEGER NOT NULL,
     fired           INTEGER,
     acknowledged    INTEGER,
