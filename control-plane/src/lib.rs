@@ -18,11 +18,13 @@
 //! | [`web`] | what all handlers of HTTP share: errors, pages |
 //! | [`releases`] | the release store |
 //! | [`rollouts`] | which device shall run which release |
+//! | [`alarms`] | what is wrong with devices, and who is told |
 //! | [`duration`] | durations as people write them |
 //! | [`coins`] | limits on what happens at a rate |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod alarms;
 pub mod api;
 pub mod app;
 pub mod ca;

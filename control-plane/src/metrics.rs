@@ -64,6 +64,10 @@ pub struct Metrics {
     pub rollouts: Family<Status, Gauge>,
     /// Devices of running rollouts, by state.
     pub rollout_devices: Family<State, Gauge>,
+    /// Alarms that fire, acknowledged or not.
+    pub alarms_firing: Gauge,
+    /// Messages of alarms that wait to be sent.
+    pub alarm_messages_queued: Gauge,
     /// Certificates that were issued.
     pub certificates: Counter,
     /// Enrolments that were refused, by cause.
@@ -91,6 +95,8 @@ impl Metrics {
             slowed: Counter::default(),
             rollouts: Family::default(),
             rollout_devices: Family::default(),
+            alarms_firing: Gauge::default(),
+            alarm_messages_queued: Gauge::default(),
             certificates: Counter::default(),
             enrolments_refused: Family::default(),
             calls: Family::default(),
@@ -142,6 +148,16 @@ impl Metrics {
             "rollout_devices",
             "Devices of running rollouts by state",
             metrics.rollout_devices.clone(),
+        );
+        registry.register(
+            "alarms_firing",
+            "Alarms that fire, acknowledged or not",
+            metrics.alarms_firing.clone(),
+        );
+        registry.register(
+            "alarm_messages_queued",
+            "Messages of alarms that wait to be sent",
+            metrics.alarm_messages_queued.clone(),
         );
         registry.register(
             "certificates_issued",

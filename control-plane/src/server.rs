@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::alarms;
 use crate::app::{App, OpenError};
 use crate::ca::CaError;
 use crate::config::Config;
@@ -86,7 +87,10 @@ impl Server {
     pub async fn bind(config: Config) -> Result<Self, ServeError> {
         let app = App::open(config)?;
         app.store
-            .write::<_, StoreError, _>(registry::all_offline)
+            .write::<_, StoreError, _>(|tx| {
+                registry::all_offline(tx)?;
+                alarms::manage::seed(tx)
+            })
             .await?;
         let identity = app
             .ca
@@ -137,6 +141,7 @@ impl Server {
                 .clone()
                 .run(app.sessions.clone(), shutdown.clone()),
         );
+        tracker.spawn(alarms::run(app.store.clone(), shutdown.clone()));
         tracker.spawn(upkeep::run(app.clone(), current, shutdown.clone()));
         tracker.spawn(admin::serve(app.clone(), listeners.admin, shutdown.clone()));
         let router = https::router(app.clone());

@@ -9,7 +9,7 @@ use regex::Regex;
 use walkdir::WalkDir;
 
 /// Each crate's folder, its package, and the crates of ours that it may know.
-const CRATES: [(&str, &str, &[&str]); 14] = [
+const CRATES: [(&str, &str, &[&str]); 16] = [
     ("crates/release", "cairn-release", &[]),
     ("crates/boot-state", "cairn-boot-state", &["cairn-release"]),
     ("crates/delta", "cairn-delta", &["cairn-release"]),
@@ -19,11 +19,13 @@ const CRATES: [(&str, &str, &[&str]); 14] = [
         "cairn-update",
         &["cairn-release", "cairn-boot-state", "cairn-wire"],
     ),
+    ("crates/fleet", "cairn-fleet", &[]),
     (
         "crates/rollout",
         "cairn-rollout",
-        &["cairn-release", "cairn-wire"],
+        &["cairn-release", "cairn-wire", "cairn-fleet"],
     ),
+    ("crates/alarm", "cairn-alarm", &["cairn-fleet"]),
     ("crates/traffic", "cairn-traffic", &["cairn-release"]),
     ("crates/system", "cairn-system", &[]),
     (
@@ -50,7 +52,9 @@ const CRATES: [(&str, &str, &[&str]); 14] = [
             "cairn-release",
             "cairn-delta",
             "cairn-wire",
+            "cairn-fleet",
             "cairn-rollout",
+            "cairn-alarm",
         ],
     ),
     (
@@ -88,13 +92,15 @@ const CRATES: [(&str, &str, &[&str]); 14] = [
 ];
 
 /// Crates that are functions over bytes.
-const PURE: [&str; 7] = [
+const PURE: [&str; 9] = [
     "crates/delta",
     "crates/release",
     "crates/boot-state",
     "crates/wire",
     "crates/update",
+    "crates/fleet",
     "crates/rollout",
+    "crates/alarm",
     "crates/traffic",
 ];
 

@@ -171,10 +171,11 @@ impl Metering {
         let mut gone = Vec::new();
         self.ports_again = match ports {
             None => self.ports_again,
-            Some(Ok((ports, namespaces))) => {
-                self.book.owners.learn(&links, &namespaces);
-                readings.extend(self.book.owners.readings(&links, &ports));
-                gone = meters::gone(&links, &ports);
+            Some(Ok(ports)) => {
+                let owners = &mut self.book.owners;
+                owners.learn(&links, &ports.namespaces);
+                readings.extend(owners.readings(&links, &ports.counted));
+                gone = meters::gone(&links, &ports.counted);
                 None
             }
             Some(Err(error)) => {
@@ -243,8 +244,16 @@ fn values(signed: &Signed) -> Object {
 /// What the kernel says at one moment.
 struct Counters {
     links: Vec<Link>,
-    /// Bridges' ports, and the workloads with the numbers of their network namespaces; none if nobody asked.
-    ports: Option<io::Result<(BTreeMap<u32, Bytes>, Vec<(i32, Tenant)>)>>,
+    /// None if nobody asked.
+    ports: Option<io::Result<Ports>>,
+}
+
+/// Workloads' traffic.
+struct Ports {
+    /// What bridges' ports have counted.
+    counted: BTreeMap<u32, Bytes>,
+    /// The workloads that run, with the numbers of their network namespaces.
+    namespaces: Vec<(i32, Tenant)>,
 }
 
 impl Counters {
@@ -258,8 +267,10 @@ impl Counters {
                 let number = links::number_of(&tenant.namespace).ok().flatten()?;
                 Some((number, tenant.clone()))
             };
-            let namespaces = tenants.iter().filter_map(namespace).collect();
-            Ok((ports::counted()?, namespaces))
+            Ok(Ports {
+                namespaces: tenants.iter().filter_map(namespace).collect(),
+                counted: ports::counted()?,
+            })
         });
         Ok(Self { links, ports })
     }

@@ -21,6 +21,9 @@ use crate::people::{Need, Role, scope_type};
 pub struct NewAccount {
     name: String,
     role: Role,
+    /// Whose people it is of: sees and acknowledges alarms of that supplier's devices, and nothing else; none: the operator's.
+    #[serde(default)]
+    supplier: Option<String>,
     #[serde(deserialize_with = "crate::people::password::secret")]
     #[schema(value_type = String, format = Password)]
     password: Zeroizing<String>,
@@ -47,6 +50,7 @@ impl From<AccountError> for ApiError {
         let text = error.to_string();
         match error {
             AccountError::Name(_) => Self::bad("bad-name", text),
+            AccountError::Supplier => Self::bad("bad-supplier", text),
             AccountError::Exists(_) => Self::conflict("account-exists", text),
             AccountError::Unknown(_) => Self::new(StatusCode::NOT_FOUND, "not-found", text),
             AccountError::LastAdmin(_) => Self::conflict("last-admin", text),
@@ -95,7 +99,15 @@ async fn add(
     let account = app
         .store
         .write::<_, ApiError, _>(move |tx| {
-            Ok(accounts::add(tx, &caller.who(), &new.name, new.role, &phc)?)
+            let supplier = new.supplier.as_deref();
+            Ok(accounts::add(
+                tx,
+                &caller.who(),
+                &new.name,
+                new.role,
+                supplier,
+                &phc,
+            )?)
         })
         .await?;
     Ok((StatusCode::CREATED, Json(account)))

@@ -28,6 +28,8 @@ pub struct Device {
     pub group: String,
     /// Its tags.
     pub tags: Vec<String>,
+    /// Whose it is; none: the operator's own.
+    pub supplier: Option<String>,
     /// Whether it is connected.
     pub online: bool,
     /// When it last sent something, in seconds since 1970.
@@ -61,6 +63,8 @@ pub struct DeviceChange {
     name: Option<String>,
     /// A new group.
     group: Option<String>,
+    /// Whose it is from now on; empty: the operator's own.
+    supplier: Option<String>,
     /// Tags to add.
     #[serde(default)]
     add_tags: Vec<String>,
@@ -84,6 +88,7 @@ fn view(app: &App, device: registry::Device) -> Device {
         name,
         group,
         tags,
+        supplier,
         created,
         facts,
         revoked,
@@ -95,6 +100,7 @@ fn view(app: &App, device: registry::Device) -> Device {
         name,
         group,
         tags,
+        supplier,
         online,
         last_seen,
         created,
@@ -155,7 +161,7 @@ async fn show(
     Ok(Json(view(&app, device)))
 }
 
-/// Changes name, group or tags.
+/// Changes name, group, supplier or tags.
 #[utoipa::path(patch, path = "/v1/devices/{id}", tag = "devices", params(("id" = String, Path)), request_body = DeviceChange,
     security(("token" = ["devices:write"])), responses((status = 200, body = Device)))]
 async fn change(
@@ -175,7 +181,8 @@ async fn change(
             .add_tags
             .iter()
             .chain(&wanted.remove_tags)
-            .chain(&wanted.group),
+            .chain(&wanted.group)
+            .chain(wanted.supplier.iter().filter(|name| !name.is_empty())),
     )?;
     if wanted.name.as_ref().is_some_and(|name| {
         name.is_empty() || name.len() > 128 || name.chars().any(char::is_control)
@@ -190,10 +197,12 @@ async fn change(
         .write::<_, ApiError, _>(move |tx| {
             let detail = json!({
                 "name": wanted.name, "group": wanted.group, "add_tags": wanted.add_tags, "remove_tags": wanted.remove_tags,
+                "supplier": wanted.supplier,
             });
             let change = Change {
                 name: wanted.name,
                 group: wanted.group,
+                supplier: wanted.supplier.map(|name| Some(name).filter(|name| !name.is_empty())),
                 add_tags: wanted.add_tags,
                 remove_tags: wanted.remove_tags,
             };

@@ -35,6 +35,8 @@ pub struct Me {
     account: String,
     /// Its role.
     role: Role,
+    /// Whose people it is of; none: the operator's.
+    supplier: Option<String>,
     /// What the token that was shown may do.
     scopes: Vec<&'static str>,
 }
@@ -122,6 +124,7 @@ async fn me(caller: Caller, State(app): State<App>) -> Result<Json<Me>, ApiError
     Ok(Json(Me {
         account: account.name,
         role: account.role,
+        supplier: account.supplier,
         scopes,
     }))
 }

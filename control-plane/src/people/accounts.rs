@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Role, audit, now};
+use crate::registry::is_label;
 use crate::store::StoreError;
 
 /// An account, without its password.
@@ -14,6 +15,8 @@ pub struct Account {
     pub name: String,
     /// What it is for.
     pub role: Role,
+    /// Whose people it is of; none: the operator's.
+    pub supplier: Option<String>,
     /// Seconds since 1970.
     pub created: i64,
     /// When its role or password was last changed.
@@ -28,6 +31,11 @@ pub enum AccountError {
         "expected an account name of 1 to 64 characters a-z0-9._- that begins with a letter or digit, got {0:?}"
     )]
     Name(String),
+    /// A supplier's account that would be an admin, or a supplier that can't be one.
+    #[error(
+        "expected a supplier of 1 to 64 of A-Za-z0-9._-, whose account is an operator or a viewer"
+    )]
+    Supplier,
     /// There is one already.
     #[error("there is an account {0} already")]
     Exists(String),
@@ -57,6 +65,14 @@ fn check_name(name: &str) -> Result<(), AccountError> {
         .ok_or_else(|| AccountError::Name(name.chars().take(80).collect()))
 }
 
+/// A supplier's people are never admins: those see everything.
+fn check_supplier(role: Role, supplier: Option<&str>) -> Result<(), AccountError> {
+    match supplier {
+        Some(name) if role == Role::Admin || !is_label(name) => Err(AccountError::Supplier),
+        _ => Ok(()),
+    }
+}
+
 fn subject(name: &str) -> String {
     format!("account/{name}")
 }
@@ -69,6 +85,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Account> {
         role: role.parse().unwrap_or(Role::Viewer),
         created: row.get(2)?,
         changed: row.get(3)?,
+        supplier: row.get(4)?,
     })
 }
 
@@ -82,7 +99,7 @@ pub fn list(
     limit: usize,
 ) -> Result<Vec<Account>, StoreError> {
     let mut query = connection.prepare_cached(
-        "SELECT name, role, created, changed FROM account WHERE name > ?1 ORDER BY name LIMIT ?2",
+        "SELECT name, role, created, changed, supplier FROM account WHERE name > ?1 ORDER BY name LIMIT ?2",
     )?;
     let rows = query.query_map(
         params![after, i64::try_from(limit).unwrap_or(i64::MAX)],
@@ -96,8 +113,9 @@ pub fn list(
 /// # Errors
 /// The database's.
 pub fn get(connection: &Connection, name: &str) -> Result<Option<Account>, StoreError> {
-    let mut query = connection
-        .prepare_cached("SELECT name, role, created, changed FROM account WHERE name = ?1")?;
+    let mut query = connection.prepare_cached(
+        "SELECT name, role, created, changed, supplier FROM account WHERE name = ?1",
+    )?;
     Ok(query.query_row([name], read).optional()?)
 }
 
@@ -122,7 +140,7 @@ pub fn password_hash(connection: &Connection, name: &str) -> Result<Option<Strin
     Ok(query.query_row([name], |row| row.get(0)).optional()?)
 }
 
-/// Makes an account. `phc` is its password's hash.
+/// Makes an account, of a supplier or of the operator. `phc` is its password's hash.
 ///
 /// # Errors
 /// If the name can't be one or is taken.
@@ -131,28 +149,31 @@ pub fn add(
     who: &str,
     name: &str,
     role: Role,
+    supplier: Option<&str>,
     phc: &str,
 ) -> Result<Account, AccountError> {
     check_name(name)?;
+    check_supplier(role, supplier)?;
     if get(tx, name)?.is_some() {
         return Err(AccountError::Exists(name.into()));
     }
     let account = Account {
         name: name.into(),
         role,
+        supplier: supplier.map(str::to_owned),
         created: now(),
         changed: now(),
     };
     tx.prepare_cached(
-        "INSERT INTO account (name, role, password, created, changed) VALUES (?1, ?2, ?3, ?4, ?4)",
+        "INSERT INTO account (name, role, password, created, changed, supplier) VALUES (?1, ?2, ?3, ?4, ?4, ?5)",
     )?
-    .execute(params![name, role.as_str(), phc, account.created])?;
+    .execute(params![name, role.as_str(), phc, account.created, supplier])?;
     audit(
         tx,
         who,
         "account.add",
         &subject(name),
-        &json!({ "role": role }),
+        &json!({ "role": role, "supplier": supplier }),
     )?;
     Ok(account)
 }
@@ -195,6 +216,7 @@ pub fn set_role(
     role: Role,
 ) -> Result<Account, AccountError> {
     let before = get(tx, name)?.ok_or_else(|| AccountError::Unknown(name.into()))?;
+    check_supplier(role, before.supplier.as_deref())?;
     if role != Role::Admin {
         keep_an_admin(tx, &before)?;
     }

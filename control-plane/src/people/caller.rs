@@ -23,6 +23,8 @@ pub struct Caller {
     pub kind: Kind,
     /// What the caller may do.
     pub scopes: Scopes,
+    /// Whose people the caller is of; none: the operator's.
+    pub supplier: Option<String>,
 }
 
 impl Caller {
@@ -82,6 +84,7 @@ impl Caller {
             token: proof.id,
             kind: proof.kind,
             scopes: proof.scopes,
+            supplier: proof.supplier,
         })
     }
 }
@@ -183,6 +186,12 @@ needed! {
     RolloutsRead,
     /// `rollouts:write`
     RolloutsWrite,
+    /// `alarms:read`
+    AlarmsRead,
+    /// `alarms:ack`
+    AlarmsAck,
+    /// `alarms:write`
+    AlarmsWrite,
     /// `accounts:read`
     AccountsRead,
     /// `accounts:write`

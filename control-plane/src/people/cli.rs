@@ -76,7 +76,7 @@ pub fn cli_add_account(
     let tx = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(StoreError::from)?;
-    accounts::add(&tx, WHO, name, role, &phc)?;
+    accounts::add(&tx, WHO, name, role, None, &phc)?;
     tx.commit().map_err(StoreError::from)?;
     Ok(())
 }

@@ -35,6 +35,15 @@ pub enum Scope {
     /// Make and steer rollouts.
     #[serde(rename = "rollouts:write")]
     RolloutsWrite,
+    /// See alarms; the operator's people also templates, channels and silences.
+    #[serde(rename = "alarms:read")]
+    AlarmsRead,
+    /// Acknowledge alarms.
+    #[serde(rename = "alarms:ack")]
+    AlarmsAck,
+    /// Change templates, channels and silences.
+    #[serde(rename = "alarms:write")]
+    AlarmsWrite,
     /// See accounts and everybody's API tokens.
     #[serde(rename = "accounts:read")]
     AccountsRead,
@@ -51,7 +60,7 @@ pub enum Scope {
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::DevicesRead,
         Self::DevicesWrite,
         Self::Rpc,
@@ -61,6 +70,9 @@ impl Scope {
         Self::ReleasesWrite,
         Self::RolloutsRead,
         Self::RolloutsWrite,
+        Self::AlarmsRead,
+        Self::AlarmsAck,
+        Self::AlarmsWrite,
         Self::AccountsRead,
         Self::AccountsWrite,
         Self::ApiTokensWrite,
@@ -79,6 +91,9 @@ impl Scope {
             Self::ReleasesWrite => "releases:write",
             Self::RolloutsRead => "rollouts:read",
             Self::RolloutsWrite => "rollouts:write",
+            Self::AlarmsRead => "alarms:read",
+            Self::AlarmsAck => "alarms:ack",
+            Self::AlarmsWrite => "alarms:write",
             Self::AccountsRead => "accounts:read",
             Self::AccountsWrite => "accounts:write",
             Self::ApiTokensWrite => "api-tokens:write",
@@ -147,6 +162,13 @@ impl Scopes {
         self.0 == 0
     }
 
+    /// What a supplier's people may do, as far as their role lets them: only what knows whose a device is.
+    pub fn suppliers() -> Self {
+        [Scope::AlarmsRead, Scope::AlarmsAck, Scope::ApiTokensWrite]
+            .into_iter()
+            .collect()
+    }
+
     /// Each of them.
     pub fn iter(self) -> impl Iterator<Item = Scope> {
         Scope::ALL.into_iter().filter(move |scope| self.has(*scope))
@@ -183,7 +205,7 @@ impl fmt::Display for Scopes {
 pub enum Role {
     /// Everything, accounts included.
     Admin,
-    /// Devices, releases and rollouts.
+    /// Devices, releases, rollouts and alarms.
     Operator,
     /// Looks, and changes nothing.
     Viewer,
@@ -213,6 +235,7 @@ impl Role {
                 Scope::TokensRead,
                 Scope::ReleasesRead,
                 Scope::RolloutsRead,
+                Scope::AlarmsRead,
                 Scope::ApiTokensWrite,
             ]
             .into_iter()

@@ -69,6 +69,8 @@ pub struct Proof {
     pub kind: Kind,
     /// What it may do.
     pub scopes: Scopes,
+    /// Whose people the account is of; none: the operator's.
+    pub supplier: Option<String>,
     /// Whether [`used`] should be called.
     pub note_use: bool,
 }
@@ -168,7 +170,7 @@ pub fn create(
 /// The database's.
 pub fn prove(connection: &Connection, secret: &str) -> Result<Option<Proof>, StoreError> {
     let mut query = connection.prepare_cached(
-        "SELECT t.id, t.account, t.kind, t.scopes, t.last_used, a.role
+        "SELECT t.id, t.account, t.kind, t.scopes, t.last_used, a.role, a.supplier
          FROM access_token t JOIN account a ON a.name = t.account WHERE t.digest = ?1 AND t.expires > ?2",
     )?;
     let proof = query.query_row(params![Digest::of(secret.as_bytes()).0, now()], |row| {
@@ -176,6 +178,11 @@ pub fn prove(connection: &Connection, secret: &str) -> Result<Option<Proof>, Sto
             (row.get(2)?, row.get(3)?, row.get(5)?);
         let last_used: Option<i64> = row.get(4)?;
         let role = role.parse().unwrap_or(Role::Viewer);
+        let supplier: Option<String> = row.get(6)?;
+        let theirs = match &supplier {
+            Some(_) => role.scopes().and(Scopes::suppliers()),
+            None => role.scopes(),
+        };
         Ok(Proof {
             id: row.get(0)?,
             account: row.get(1)?,
@@ -184,7 +191,8 @@ pub fn prove(connection: &Connection, secret: &str) -> Result<Option<Proof>, Sto
             } else {
                 Kind::Api
             },
-            scopes: Scopes::parse_known(&scopes).and(role.scopes()),
+            scopes: Scopes::parse_known(&scopes).and(theirs),
+            supplier,
             note_use: last_used.is_none_or(|last| last + USE_STEP <= now()),
         })
     });

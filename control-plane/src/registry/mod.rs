@@ -28,6 +28,7 @@ use sha2::Digest;
 pub use device_id::{DeviceId, IdError, is_label};
 pub use removal::{forget_removed, remove};
 
+use crate::alarms;
 use crate::ca::now;
 use crate::store::StoreError;
 
@@ -46,6 +47,8 @@ pub struct Device {
     pub created: i64,
     /// What it said of itself when it enrolled.
     pub facts: Object,
+    /// Whose it is; none: the operator's own.
+    pub supplier: Option<String>,
     /// Since when it is shut out.
     pub revoked: Option<i64>,
     /// When it last sent something.
@@ -79,6 +82,8 @@ pub struct Change {
     pub name: Option<String>,
     /// A new group.
     pub group: Option<String>,
+    /// A new supplier; the inner `None`: the operator himself.
+    pub supplier: Option<Option<String>>,
     /// Tags to add.
     pub add_tags: Vec<String>,
     /// Tags to take away.
@@ -86,7 +91,7 @@ pub struct Change {
 }
 
 const COLUMNS: &str = "id, name, grp, created, facts, revoked, last_seen, online,
-    (SELECT json_group_array(tag) FROM (SELECT tag FROM device_tag WHERE device = device.id ORDER BY tag))";
+    (SELECT json_group_array(tag) FROM (SELECT tag FROM device_tag WHERE device = device.id ORDER BY tag)), supplier";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Device> {
     let facts: String = row.get(4)?;
@@ -101,6 +106,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Device> {
         last_seen: row.get(6)?,
         online: row.get(7)?,
         tags: serde_json::from_str(&tags).unwrap_or_default(),
+        supplier: row.get(9)?,
     })
 }
 
@@ -184,12 +190,18 @@ pub fn set(
     if found == 0 {
         return Ok(None);
     }
+    if let Some(supplier) = &change.supplier {
+        transaction
+            .prepare_cached("UPDATE device SET supplier = ?2 WHERE id = ?1")?
+            .execute(params![id, supplier])?;
+    }
     tag(transaction, id, &change.add_tags)?;
     for tag in &change.remove_tags {
         transaction
             .prepare_cached("DELETE FROM device_tag WHERE device = ?1 AND tag = ?2")?
             .execute(params![id, tag])?;
     }
+    alarms::device_changed(transaction, id)?;
     get(transaction, id)
 }
 
@@ -220,6 +232,7 @@ pub fn revoke(transaction: &Transaction<'_>, id: &str) -> Result<bool, StoreErro
     transaction
         .prepare_cached("DELETE FROM credential WHERE device = ?1")?
         .execute([id])?;
+    alarms::device_changed(transaction, id)?;
     Ok(found > 0)
 }
 
@@ -231,7 +244,7 @@ pub fn seen(transaction: &Transaction<'_>, id: &str, online: bool) -> Result<(),
     transaction
         .prepare_cached("UPDATE device SET last_seen = ?2, online = ?3 WHERE id = ?1")?
         .execute(params![id, now(), online])?;
-    Ok(())
+    alarms::seen(transaction, id)
 }
 
 /// At the start nobody is connected.

@@ -103,6 +103,13 @@ async fn metrics(extract::State(app): extract::State<App>) -> Response {
         }
         Err(error) => tracing::warn!(%error, "rollouts can't be counted"),
     }
+    match app.store.read(crate::alarms::tally).await {
+        Ok((firing, queued)) => {
+            app.metrics.alarms_firing.set(firing);
+            app.metrics.alarm_messages_queued.set(queued);
+        }
+        Err(error) => tracing::warn!(%error, "alarms can't be counted"),
+    }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], app.metrics.encode()).into_response()
 }

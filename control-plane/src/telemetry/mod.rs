@@ -18,6 +18,7 @@ use cairn_wire::report::{self, UpdateReport};
 use cairn_wire::{Object, Record};
 use rusqlite::{Transaction, params};
 
+use crate::alarms;
 use crate::registry::attributes::MAX_KEY;
 use crate::rollouts::Rollouts;
 use crate::store::StoreError;
@@ -99,8 +100,8 @@ pub fn check(records: &[Record]) -> Result<(), Unusable> {
     Ok(())
 }
 
-/// Stores records of a device that came at `received` (milliseconds since 1970). Reports of updates among them go to the rollouts,
-/// in the same transaction.
+/// Stores records of a device that came at `received` (milliseconds since 1970). Reports of updates among them go to the rollouts, and
+/// every value to the alarms, in the same transaction.
 ///
 /// # Errors
 /// The database's.
@@ -111,6 +112,7 @@ pub fn store(
     received: i64,
 ) -> Result<Counts, StoreError> {
     let mut counts = Counts::default();
+    let mut alarms = alarms::Listener::new(transaction)?;
     for record in records {
         if let Some(id) = &record.id
             && !first(
@@ -124,13 +126,13 @@ pub fn store(
             continue;
         }
         match (record.ts, &record.id) {
-            (None, _) => unset(transaction, device, received, &record.values)?,
+            (None, _) => unset(transaction, device, received, &record.values, &mut alarms)?,
             (Some(ts), _) if ts <= received.saturating_add(AHEAD) => {
-                at(transaction, device, ts, &record.values)?;
+                at(transaction, device, ts, &record.values, &mut alarms)?;
             }
             (Some(_), Some(_)) => {
                 counts.ahead += 1;
-                unset(transaction, device, received, &record.values)?;
+                unset(transaction, device, received, &record.values, &mut alarms)?;
             }
             // Known by its own time all the same: sent again, it is still one.
             (Some(ts), None) => {
@@ -145,7 +147,7 @@ pub fn store(
                     continue;
                 }
                 counts.ahead += 1;
-                unset(transaction, device, received, &new)?;
+                unset(transaction, device, received, &new, &mut alarms)?;
             }
         }
         if let Some(value) = record.values.get(report::KEY) {
@@ -158,6 +160,7 @@ pub fn store(
         }
         counts.stored += 1;
     }
+    alarms.finish(transaction, device, received)?;
     Ok(counts)
 }
 
@@ -179,6 +182,7 @@ fn at(
     device: &str,
     ts: i64,
     values: &Object,
+    alarms: &mut alarms::Listener,
 ) -> Result<(), StoreError> {
     let mut statement = transaction.prepare_cached(
         "INSERT INTO sample (device, key, ts, value) VALUES (?1, ?2, ?3, ?4)
@@ -186,6 +190,7 @@ fn at(
     )?;
     for (key, value) in values {
         statement.execute(params![device, key, ts, value.to_string()])?;
+        alarms.sample(key, ts, value);
     }
     Ok(())
 }
@@ -195,19 +200,23 @@ fn unset(
     device: &str,
     received: i64,
     values: &Object,
+    alarms: &mut alarms::Listener,
 ) -> Result<(), StoreError> {
     let mut insert = transaction.prepare_cached(
         "INSERT OR IGNORE INTO sample (device, key, ts, value) VALUES (?1, ?2, ?3, ?4)",
     )?;
     for (key, value) in values {
-        let value = value.to_string();
-        if insert.execute(params![device, key, received, value])? > 0 {
+        let text = value.to_string();
+        if insert.execute(params![device, key, received, text])? > 0 {
+            alarms.sample(key, received, value);
             continue;
         }
         let last: i64 = transaction
             .prepare_cached("SELECT max(ts) FROM sample WHERE device = ?1 AND key = ?2")?
             .query_row(params![device, key], |row| row.get(0))?;
-        insert.execute(params![device, key, last.saturating_add(1), value])?;
+        let next = last.saturating_add(1);
+        insert.execute(params![device, key, next, text])?;
+        alarms.sample(key, next, value);
     }
     Ok(())
 }

@@ -7,8 +7,6 @@
 //! | Module | Owns |
 //! |---|---|
 //! | [`plan`] | what an operator asks for, and whether it makes sense |
-//! | [`selector`] | which devices |
-//! | [`quantity`] | counts, percentages and durations as people write them |
 //! | [`window`] | hours of the day |
 //! | [`state`] | where a rollout stands, and where a device is |
 //! | [`device`] | one device in a rollout, and how it moves |
@@ -20,17 +18,14 @@
 pub mod device;
 pub mod heard;
 pub mod plan;
-pub mod quantity;
 pub mod rollout;
-pub mod selector;
 pub mod state;
 pub mod window;
 
+pub use cairn_fleet::{Rate, Seconds, Selector, Share};
 pub use device::{Assignment, DeviceEvent, Reason};
 pub use heard::{Heard, Target};
 pub use plan::{Deadlines, Plan, PlanError};
-pub use quantity::{Rate, Seconds, Share};
 pub use rollout::{Counts, Effect, Event, Illegal, Rollout, admit, step};
-pub use selector::Selector;
 pub use state::{DeviceState, Status};
 pub use window::Window;

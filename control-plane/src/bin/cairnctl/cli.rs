@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{account, api_token, audit, call, device, login, release, rollout, token};
+use crate::commands::{
+    account, alarm, api_token, audit, call, device, login, release, rollout, token,
+};
 
 /// The Cairn control plane for people and pipelines
 #[derive(Debug, Parser)]
@@ -37,6 +39,9 @@ pub enum Command {
     /// Rollouts: which devices shall run which release
     #[command(subcommand)]
     Rollout(rollout::Command),
+    /// Alarms: what is wrong with devices, and who is told
+    #[command(subcommand)]
+    Alarm(alarm::Command),
     /// Call a device and wait for its own answer
     Rpc(call::Rpc),
     /// The last lines of a device's journal

@@ -74,7 +74,7 @@ impl Server {
                         [device],
                     )?;
                 }
-                accounts::add(tx, "test", "olga", Role::Operator, "no password").unwrap();
+                accounts::add(tx, "test", "olga", Role::Operator, None, "no password").unwrap();
                 let new = tokens::New {
                     kind: Kind::Api,
                     account: "olga",

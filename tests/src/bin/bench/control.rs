@@ -40,7 +40,7 @@ async fn measure() -> Result<()> {
     println!("## Control plane: one process, the load on the same processors\n");
     let dir = super::folder("control")?;
     let mut server = Server::start(&dir)?;
-    let devices = enrol(&server).await?;
+    let devices = enrol(&server, DEVICES).await?;
     let before = server.resident()?;
     let (sessions, took) = connect_all(&devices, server.mqtt).await?;
     let each = server.resident()?.saturating_sub(before) / sessions.len() as u64;
@@ -57,14 +57,15 @@ async fn measure() -> Result<()> {
     telemetry(&devices, &server, &dir).await
 }
 
-async fn enrol(server: &Server) -> Result<Vec<Arc<Device>>> {
-    let keys: Vec<_> = (0..DEVICES)
+/// Enrols so many devices.
+pub async fn enrol(server: &Server, count: usize) -> Result<Vec<Arc<Device>>> {
+    let keys: Vec<_> = (0..count)
         .map(|_| swarm::key_and_request())
         .collect::<Result<_>>()?;
     let enroller = Arc::new(Enroller::new(
         &server.url,
         &server.ca,
-        &server.token(DEVICES)?,
+        &server.token(count)?,
     )?);
     let waiting = Arc::new(std::sync::Mutex::new(keys));
     let began = Instant::now();
@@ -87,11 +88,11 @@ async fn enrol(server: &Server) -> Result<Vec<Arc<Device>>> {
         devices.extend(made??);
     }
     ensure!(
-        devices.len() == DEVICES,
-        "{} of {DEVICES} were enrolled",
+        devices.len() == count,
+        "{} of {count} were enrolled",
         devices.len()
     );
-    let rate = DEVICES as f64 / began.elapsed().as_secs_f64();
+    let rate = count as f64 / began.elapsed().as_secs_f64();
     println!("enrolments, each durable                         {rate:7.0} /s");
     Ok(devices)
 }

@@ -2,6 +2,7 @@
 //! the same run, since a machine's speed drifts. With names of parts as arguments only those.
 
 mod agent;
+mod alarms;
 mod control;
 mod delta;
 mod images;
@@ -14,9 +15,10 @@ use cairn_tests::tools;
 
 type Part = (&'static str, fn() -> Result<()>);
 
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 5] = [
     ("images", images::run),
     ("control", control::run),
+    ("alarms", alarms::run),
     ("agent", agent::run),
     ("delta", delta::run),
 ];

@@ -14,7 +14,7 @@ use crate::prompt;
 pub enum Role {
     /// Everything, accounts included
     Admin,
-    /// Devices, releases and rollouts
+    /// Devices, releases, rollouts and alarms
     Operator,
     /// Looks, and changes nothing
     Viewer,
@@ -40,6 +40,9 @@ pub enum Command {
         /// What it is for
         #[arg(long)]
         role: Role,
+        /// Whose people it is of: it sees and acknowledges the alarms of this supplier's devices, and nothing else
+        #[arg(long, value_name = "NAME")]
+        supplier: Option<String>,
         /// Read the password from stdin, one line
         #[arg(long)]
         password_stdin: bool,
@@ -79,10 +82,11 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
         Command::Add {
             name,
             role,
+            supplier,
             password_stdin,
         } => {
             let password = prompt::new_password(&format!("Password for {name}"), password_stdin)?;
-            let body = json!({ "name": name, "role": role.as_str(), "password": *password });
+            let body = json!({ "name": name, "role": role.as_str(), "supplier": supplier, "password": *password });
             let added = client.post("/v1/accounts", &body).await?;
             output.result(&added, || format!("added {name} ({})", role.as_str()))
         }
@@ -91,9 +95,20 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             output.result(&Value::from(items.clone()), || {
                 let rows: Vec<_> = items
                     .iter()
-                    .map(|a| vec![cell(a, "name"), cell(a, "role"), moment(a, "created")])
+                    .map(|a| {
+                        vec![
+                            cell(a, "name"),
+                            cell(a, "role"),
+                            cell(a, "supplier"),
+                            moment(a, "created"),
+                        ]
+                    })
                     .collect();
-                table("no accounts", &["NAME", "ROLE", "CREATED"], &rows)
+                table(
+                    "no accounts",
+                    &["NAME", "ROLE", "SUPPLIER", "CREATED"],
+                    &rows,
+                )
             })
         }
         Command::Role { name, role } => {

@@ -33,7 +33,7 @@ pub enum Command {
         /// The device's id
         id: String,
     },
-    /// Change a device's name, group or tags
+    /// Change a device's name, group, supplier or tags
     Set {
         /// The device's id
         id: String,
@@ -43,6 +43,9 @@ pub enum Command {
         /// Its group
         #[arg(long)]
         group: Option<String>,
+        /// Whose it is; empty: the operator's own
+        #[arg(long, value_name = "NAME")]
+        supplier: Option<String>,
         /// A tag to add (repeatable)
         #[arg(long = "add-tag", value_name = "TAG")]
         add_tags: Vec<String>,
@@ -139,14 +142,20 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             id,
             name,
             group,
+            supplier,
             add_tags,
             remove_tags,
         } => {
-            if name.is_none() && group.is_none() && add_tags.is_empty() && remove_tags.is_empty() {
+            if name.is_none()
+                && group.is_none()
+                && supplier.is_none()
+                && add_tags.is_empty()
+                && remove_tags.is_empty()
+            {
                 return Err(Error::new("nothing to change")
-                    .hint("give --name, --group, --add-tag or --remove-tag"));
+                    .hint("give --name, --group, --supplier, --add-tag or --remove-tag"));
             }
-            let body = json!({ "name": name, "group": group, "add_tags": add_tags, "remove_tags": remove_tags });
+            let body = json!({ "name": name, "group": group, "supplier": supplier, "add_tags": add_tags, "remove_tags": remove_tags });
             let changed = client.with(Method::PATCH, &device(&id, ""), &body).await?;
             output.result(&changed, || show(&changed))
         }
@@ -283,6 +292,7 @@ fn show(device: &Value) -> String {
         ("state", status(device).into()),
         ("group", cell(device, "group")),
         ("tags", cell(device, "tags")),
+        ("supplier", cell(device, "supplier")),
         ("enrolled", moment(device, "created")),
         ("last seen", moment(device, "last_seen")),
     ]);

@@ -106,6 +106,7 @@ pub async fn whoami(output: &Output) -> Result<()> {
             ("server", client.server().to_owned()),
             ("account", cell(&me, "account")),
             ("role", cell(&me, "role")),
+            ("supplier", cell(&me, "supplier")),
             ("scopes", scopes.join(" ")),
         ])
     })

@@ -1,6 +1,7 @@
 //! The commands, one file a subject.
 
 pub mod account;
+pub mod alarm;
 pub mod api_token;
 pub mod audit;
 pub mod call;
@@ -32,6 +33,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
         Command::Device(command) => device::run(command, output).await,
         Command::Release(command) => release::run(command, output).await,
         Command::Rollout(command) => rollout::run(command, output).await,
+        Command::Alarm(command) => alarm::run(command, output).await,
         Command::Rpc(rpc) => rpc.run(output).await,
         Command::Logs(logs) => logs.run(output).await,
         Command::Account(command) => account::run(command, output).await,

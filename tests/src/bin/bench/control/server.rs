@@ -118,6 +118,15 @@ impl Server {
             .len())
     }
 
+    /// Sets an alarm template or channel.
+    pub fn set_alarm(&self, kind: &str, name: &str, body: &Value) -> Result<()> {
+        self.ctl()
+            .args(["alarm", kind, "set", name, "-"])
+            .stdin(body.to_string())
+            .run()?;
+        Ok(())
+    }
+
     /// Stored samples of the benchmark's key.
     pub fn samples(&self) -> Result<u64> {
         let count = Command::new("python3")

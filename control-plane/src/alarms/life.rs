@@ -1,0 +1,208 @@
+//! Alarms as rows, their history, and what is queued for whom.
+
+use std::collections::BTreeSet;
+
+use cairn_alarm::{Effect, Notice, Status, Template, Track};
+use rusqlite::{Connection, OptionalExtension, Transaction, named_params, params};
+use serde_json::Value;
+
+use super::judge::Judge;
+use super::message::Facts;
+use super::to_json;
+use crate::store::StoreError;
+
+/// Events kept of one alarm; more are not written.
+const MAX_EVENTS: i64 = 200;
+
+/// As it is written in the database and in what channels are sent.
+pub(super) fn notice_name(notice: Notice) -> String {
+    match notice {
+        Notice::Fired => "fired".into(),
+        Notice::Escalated(level) => format!("escalated-{level}"),
+        Notice::Resolved => "resolved".into(),
+    }
+}
+
+/// A resource, a severity or the like, as it is written.
+pub(super) fn word(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value)
+        .ok()
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+/// The row of a life.
+fn row(
+    connection: &Connection,
+    device: &str,
+    template: &str,
+    instance: &str,
+    life: u64,
+) -> Result<Option<i64>, StoreError> {
+    let mut query = connection.prepare_cached(
+        "SELECT id FROM alarm WHERE device = ?1 AND template = ?2 AND instance = ?3 AND life = ?4 ORDER BY id DESC LIMIT 1",
+    )?;
+    let life = i64::try_from(life).unwrap_or(i64::MAX);
+    Ok(query
+        .query_row(params![device, template, instance, life], |row| row.get(0))
+        .optional()?)
+}
+
+/// Something for an alarm's history.
+pub(super) fn event(
+    tx: &Transaction<'_>,
+    alarm: i64,
+    time: i64,
+    kind: &str,
+    text: &str,
+) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "INSERT INTO alarm_event (alarm, time, kind, text)
+         SELECT ?1, ?2, ?3, ?4 WHERE (SELECT count(*) FROM alarm_event WHERE alarm = ?1) < ?5",
+    )?
+    .execute(params![alarm, time, kind, text, MAX_EVENTS])?;
+    Ok(())
+}
+
+/// Does what the state machine says.
+pub(super) fn apply(
+    judge: &Judge<'_>,
+    template: &Template,
+    instance: &str,
+    track: &Track,
+    effects: &[Effect],
+    value: Option<&Value>,
+) -> Result<(), StoreError> {
+    let (tx, device, time) = (judge.tx, judge.device.id.as_str(), judge.now / 1000);
+    let newest = track.life();
+    for effect in effects {
+        if *effect == Effect::Began {
+            begin(judge, template, instance, newest, value)?;
+            continue;
+        }
+        let life = match effect {
+            Effect::Notify { life, .. } => *life,
+            _ => newest,
+        };
+        let Some(alarm) = row(tx, device, &template.name, instance, life)? else {
+            continue;
+        };
+        let status = |status: Status, column: &str| -> Result<(), StoreError> {
+            tx.prepare_cached(&format!(
+                "UPDATE alarm SET status = ?2, {column} = ?3 WHERE id = ?1"
+            ))?
+            .execute(params![alarm, status.as_str(), time])?;
+            Ok(())
+        };
+        match effect {
+            Effect::Began => {}
+            Effect::Lapsed => {
+                tx.prepare_cached("DELETE FROM alarm WHERE id = ?1")?
+                    .execute([alarm])?;
+            }
+            Effect::Fired => {
+                status(Status::Firing, "fired")?;
+                event(tx, alarm, time, "fired", &template.when.to_string())?;
+            }
+            // Who it was is written by the caller.
+            Effect::Acknowledged => status(Status::Acknowledged, "acknowledged")?,
+            Effect::Flapping => {
+                tx.prepare_cached("UPDATE alarm SET flapping = 1 WHERE id = ?1")?
+                    .execute([alarm])?;
+                let text = "it changes too often; it is kept firing until it is quiet";
+                event(tx, alarm, time, "flapping", text)?;
+            }
+            Effect::Escalated(level) => {
+                let severity = template.severity_at(*level);
+                tx.prepare_cached("UPDATE alarm SET severity = ?2 WHERE id = ?1")?
+                    .execute(params![alarm, severity.as_str()])?;
+                let text = format!("nobody has acknowledged it; {severity} now");
+                event(tx, alarm, time, "escalated", &text)?;
+            }
+            Effect::Resolved => {
+                status(Status::Resolved, "resolved")?;
+                event(tx, alarm, time, "resolved", "")?;
+            }
+            Effect::Withdrawn => {
+                status(Status::Resolved, "resolved")?;
+                let text = "the template no longer means this device, or it was shut out";
+                event(tx, alarm, time, "withdrawn", text)?;
+            }
+            Effect::Notify { notice, .. } => {
+                queue(judge, template, alarm, *notice)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn begin(
+    judge: &Judge<'_>,
+    template: &Template,
+    instance: &str,
+    life: u64,
+    value: Option<&Value>,
+) -> Result<(), StoreError> {
+    judge
+        .tx
+        .prepare_cached(
+            "INSERT INTO alarm (device, template, instance, life, supplier, resource, condition, severity, status, value, began)
+             VALUES (:device, :template, :instance, :life, :supplier, :resource, :condition, :severity, 'pending', :value, :began)",
+        )?
+        .execute(named_params! {
+            ":device": judge.device.id,
+            ":template": template.name,
+            ":instance": instance,
+            ":life": i64::try_from(life).unwrap_or(i64::MAX),
+            ":supplier": judge.device.supplier,
+            ":resource": word(&template.resource),
+            ":condition": template.when.to_string(),
+            ":severity": template.severity.as_str(),
+            ":value": value.map(to_json).transpose()?,
+            ":began": judge.now / 1000,
+        })?;
+    Ok(())
+}
+
+/// Queues a notice for all who are to be told. Who was told that it fires is told that it is over, whatever the rules say by then.
+fn queue(
+    judge: &Judge<'_>,
+    template: &Template,
+    alarm: i64,
+    notice: Notice,
+) -> Result<(), StoreError> {
+    let (tx, now) = (judge.tx, judge.now);
+    let told = |alarm: i64| -> Result<BTreeSet<String>, StoreError> {
+        let mut query =
+            tx.prepare_cached("SELECT DISTINCT channel FROM alarm_delivery WHERE alarm = ?1")?;
+        let rows = query.query_map([alarm], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    };
+    let wanted = |level| -> BTreeSet<String> {
+        let names = judge.rules.channels(template, &judge.device, level);
+        names.into_iter().map(str::to_owned).collect()
+    };
+    let channels = match notice {
+        Notice::Fired => wanted(0),
+        Notice::Escalated(level) => wanted(level),
+        Notice::Resolved => told(alarm)?,
+    };
+    if channels.is_empty() {
+        return Ok(());
+    }
+    let facts = to_json(&Facts::read(tx, alarm, template, &judge.device, notice)?)?;
+    let mut insert = tx.prepare_cached(
+        "INSERT OR IGNORE INTO alarm_delivery (alarm, channel, notice, facts, created, next) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?;
+    for channel in &channels {
+        insert.execute(params![
+            alarm,
+            channel,
+            notice_name(notice),
+            facts,
+            now / 1000,
+            now
+        ])?;
+    }
+    Ok(())
+}
