@@ -12,6 +12,7 @@
 //! | [`sessions`] | which device is connected, and how to reach it |
 //! | [`devices`] | the device API over MQTT and HTTP |
 //! | [`telemetry`] | taking and reading telemetry |
+//! | [`traffic`] | traffic that is paid for |
 //! | [`metrics`] | what Prometheus reads |
 //! | [`people`] | accounts, logins, API tokens, the audit log |
 //! | [`api`] | REST for people |
@@ -42,4 +43,5 @@ pub mod sessions;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod traffic;
 pub mod web;

@@ -178,6 +178,8 @@ needed! {
     TokensRead,
     /// `tokens:write`
     TokensWrite,
+    /// `traffic:read`
+    TrafficRead,
     /// `releases:read`
     ReleasesRead,
     /// `releases:write`

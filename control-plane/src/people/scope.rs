@@ -35,6 +35,9 @@ pub enum Scope {
     /// Make and steer rollouts.
     #[serde(rename = "rollouts:write")]
     RolloutsWrite,
+    /// See traffic and what it comes to.
+    #[serde(rename = "traffic:read")]
+    TrafficRead,
     /// See alarms; the operator's people also templates, channels and silences.
     #[serde(rename = "alarms:read")]
     AlarmsRead,
@@ -60,7 +63,7 @@ pub enum Scope {
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::DevicesRead,
         Self::DevicesWrite,
         Self::Rpc,
@@ -70,6 +73,7 @@ impl Scope {
         Self::ReleasesWrite,
         Self::RolloutsRead,
         Self::RolloutsWrite,
+        Self::TrafficRead,
         Self::AlarmsRead,
         Self::AlarmsAck,
         Self::AlarmsWrite,
@@ -91,6 +95,7 @@ impl Scope {
             Self::ReleasesWrite => "releases:write",
             Self::RolloutsRead => "rollouts:read",
             Self::RolloutsWrite => "rollouts:write",
+            Self::TrafficRead => "traffic:read",
             Self::AlarmsRead => "alarms:read",
             Self::AlarmsAck => "alarms:ack",
             Self::AlarmsWrite => "alarms:write",
@@ -164,9 +169,14 @@ impl Scopes {
 
     /// What a supplier's people may do, as far as their role lets them: only what knows whose a device is.
     pub fn suppliers() -> Self {
-        [Scope::AlarmsRead, Scope::AlarmsAck, Scope::ApiTokensWrite]
-            .into_iter()
-            .collect()
+        [
+            Scope::TrafficRead,
+            Scope::AlarmsRead,
+            Scope::AlarmsAck,
+            Scope::ApiTokensWrite,
+        ]
+        .into_iter()
+        .collect()
     }
 
     /// Each of them.
@@ -235,6 +245,7 @@ impl Role {
                 Scope::TokensRead,
                 Scope::ReleasesRead,
                 Scope::RolloutsRead,
+                Scope::TrafficRead,
                 Scope::AlarmsRead,
                 Scope::ApiTokensWrite,
             ]

@@ -1,4 +1,4 @@
-//! What is done now and then: old telemetry is forgotten, and that of removed devices; the server's certificate is renewed.
+//! What is done now and then: old telemetry is forgotten, and that of removed devices; traffic is packed; the server's certificate is renewed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use crate::devices::now_ms;
 use crate::registry;
 use crate::telemetry;
 use crate::tls::Current;
+use crate::traffic::days;
 
 const EVERY: Duration = Duration::from_secs(3600);
 const SWEEP: Duration = Duration::from_secs(30);
@@ -59,6 +60,10 @@ async fn sweeps(app: &App, current: &Current, shutdown: &CancellationToken) {
 }
 
 async fn forget(app: &App) {
+    match days::pack(&app.store, now_ms() / 300_000).await {
+        Ok(days) => tracing::debug!(days, "old traffic packed"),
+        Err(error) => tracing::warn!(%error, "old traffic can't be packed"),
+    }
     let cutoff = now_ms() - i64::from(app.config.telemetry_days) * DAY_MS;
     match telemetry::prune(&app.store, cutoff).await {
         Ok(rows) => tracing::debug!(rows, "old telemetry deleted"),

@@ -14,7 +14,8 @@ const STEPS: &[&str] = &[
     include_str!("schema/004-releases.sql"),
     include_str!("schema/005-rollouts.sql"),
     include_str!("schema/006-removed.sql"),
-    include_str!("schema/008-alarms.sql"),
+    include_str!("schema/007-alarms.sql"),
+    include_str!("schema/008-traffic.sql"),
 ];
 
 pub(super) fn run(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {

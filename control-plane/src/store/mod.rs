@@ -43,6 +43,14 @@ pub enum StoreError {
         /// Why.
         source: rusqlite::Error,
     },
+    /// Something in it isn't what was written.
+    #[error("{what} in the database is damaged: {reason}")]
+    Damaged {
+        /// What.
+        what: &'static str,
+        /// How that is known.
+        reason: String,
+    },
     /// The file was written by a newer program.
     #[error(
         "the database {path} has schema {found}, this program knows up to {known}; use the newer program"

@@ -14,6 +14,7 @@ mod prune;
 mod query;
 pub mod quota;
 
+use cairn_traffic::chain;
 use cairn_wire::report::{self, UpdateReport};
 use cairn_wire::{Object, Record};
 use rusqlite::{Transaction, params};
@@ -22,6 +23,7 @@ use crate::alarms;
 use crate::registry::attributes::MAX_KEY;
 use crate::rollouts::Rollouts;
 use crate::store::StoreError;
+use crate::traffic;
 
 pub use prune::prune;
 pub use query::{Sample, newest, samples};
@@ -100,8 +102,8 @@ pub fn check(records: &[Record]) -> Result<(), Unusable> {
     Ok(())
 }
 
-/// Stores records of a device that came at `received` (milliseconds since 1970). Reports of updates among them go to the rollouts, and
-/// every value to the alarms, in the same transaction.
+/// Stores records of a device that came at `received` (milliseconds since 1970). Reports of updates among them go to the rollouts,
+/// records of traffic to the bills (and nowhere else), and every value to the alarms, in the same transaction.
 ///
 /// # Errors
 /// The database's.
@@ -125,6 +127,15 @@ pub fn store(
             counts.duplicates += 1;
             continue;
         }
+        let rest;
+        let record = match record.values.get(chain::KEY) {
+            None => record,
+            Some(value) => {
+                traffic::take(transaction, device, value, received)?;
+                rest = without(record, chain::KEY);
+                &rest
+            }
+        };
         match (record.ts, &record.id) {
             (None, _) => unset(transaction, device, received, &record.values, &mut alarms)?,
             (Some(ts), _) if ts <= received.saturating_add(AHEAD) => {
@@ -142,7 +153,7 @@ pub fn store(
                         new.insert(key.clone(), value.clone());
                     }
                 }
-                if new.is_empty() {
+                if new.is_empty() && !record.values.is_empty() {
                     counts.duplicates += 1;
                     continue;
                 }
@@ -162,6 +173,13 @@ pub fn store(
     }
     alarms.finish(transaction, device, received)?;
     Ok(counts)
+}
+
+/// A record but for one of its values.
+fn without(record: &Record, key: &str) -> Record {
+    let mut rest = record.clone();
+    rest.values.remove(key);
+    rest
 }
 
 /// Notes a number of a log; whether it is there for the first time.
