@@ -340,4 +340,115 @@ mod tests {
             assert!(error.starts_with(part), "{error}");
         }
     }
+
+    /// A year of five-minute sums with gaps: single slots, hours, and two whole days.
+    fn year() -> Vec<Option<Sum>> {
+        use rand::rngs::StdRng;
+        use rand::{Rng as _, SeedableRng as _};
+        let mut random = StdRng::seed_from_u64(95);
+        let (mut sums, mut gap) = (Vec::new(), 0u32);
+        for slot in 0..366 * 288u64 {
+            gap = match (gap, slot) {
+                (0, 20_000) => 576,
+                (0, _) if random.gen_ratio(1, 400) => random.gen_range(1..=40),
+                (gap, _) => gap.saturating_sub(1),
+            };
+            let busy = 1 + slot % 288;
+            sums.push((gap == 0).then(|| Sum {
+                rx: random.gen_range(0..busy * 30_000_000),
+                tx: random.gen_range(0..busy * 40_000_000),
+                meters: 1,
+                estimated: 0,
+            }));
+        }
+        sums
+    }
+
+    #[test]
+    fn a_years_figures_are_those_of_another_computation() {
+        use std::io::Write as _;
+        use std::process::{Command, Stdio};
+
+        // From 2027-12-31T00:00Z, so that every zone's 2028 but its last day is in it.
+        let (first, sums) = (1_830_211_200 / SLOT, year());
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("samples.csv");
+        let line = |(slot, sum): (i64, &Option<Sum>)| match sum {
+            Some(sum) => format!("{},{},{}\n", slot * SLOT, sum.rx, sum.tx),
+            None => format!("{},,\n", slot * SLOT),
+        };
+        let lines: String = (first..).zip(&sums).map(line).collect();
+        std::fs::write(&file, lines).unwrap();
+
+        let (mut ours, mut rules) = (Vec::new(), Vec::new());
+        let contracts = [
+            ("UTC", Direction::Larger, Rounding::Down, Gaps::Zero, 95, 4),
+            (
+                "Asia/Shanghai",
+                Direction::Tx,
+                Rounding::Up,
+                Gaps::LeftOut,
+                95,
+                4,
+            ),
+            (
+                "Europe/Berlin",
+                Direction::Sum,
+                Rounding::Down,
+                Gaps::LeftOut,
+                90,
+                1,
+            ),
+        ];
+        for (zone, direction, rounding, gaps, percent, rank) in contracts {
+            for month in 1..=11 {
+                let month = format!("2028-{month:02}");
+                let rule = Rule {
+                    direction: Some(direction),
+                    rounding: Some(rounding),
+                    gaps: Some(gaps),
+                    percent: Some(percent),
+                    rank: Some(rank),
+                    ..rule(&month, zone)
+                };
+                let terms = Terms::read(&rule).unwrap();
+                let days = terms.days(i64::MAX).unwrap();
+                let place = |slot: i64| usize::try_from(slot - first).unwrap();
+                let (from, to) = (place(days[0].1.start), place(days.last().unwrap().1.end));
+                let bill = terms.bill(&days, &sums[from..to], i64::MAX);
+                let daily: Vec<_> = bill
+                    .days
+                    .iter()
+                    .map(|day| day.percentile.as_ref().map(|figure| figure.bps))
+                    .collect();
+                ours.push(serde_json::json!({
+                    "month": bill.percentile.map(|figure| figure.bps), "daily": daily, "ranked": bill.ranked_peak_bps,
+                    "daily_mean": bill.average_daily_percentile_bps, "peak_mean": bill.average_daily_peak_bps,
+                }));
+                rules.push(serde_json::json!({
+                    "month": month, "zone": zone, "direction": direction, "rounding": rounding, "gaps": gaps,
+                    "percent": percent, "rank": rank,
+                }));
+            }
+        }
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let python = root.join("../target/venv/bin/python");
+        let script = Command::new(&python)
+            .arg(root.join("tests/billing.py"))
+            .arg(&file)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut script =
+            script.unwrap_or_else(|error| panic!("{}: {error}; run .ci/setup", python.display()));
+        let rules = serde_json::to_vec(&rules).unwrap();
+        script.stdin.take().unwrap().write_all(&rules).unwrap();
+        let output = script.wait_with_output().unwrap();
+        let theirs: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(ours, theirs);
+        assert!(
+            ours.iter()
+                .all(|one| one["month"].as_u64() > Some(1_000_000))
+        );
+    }
 }

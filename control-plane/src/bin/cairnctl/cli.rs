@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    account, alarm, api_token, audit, call, device, login, release, rollout, token,
+    account, alarm, api_token, audit, call, device, login, release, rollout, token, traffic,
 };
 
 /// The Cairn control plane for people and pipelines
@@ -42,6 +42,9 @@ pub enum Command {
     /// Alarms: what is wrong with devices, and who is told
     #[command(subcommand)]
     Alarm(alarm::Command),
+    /// Traffic: what was counted, and what it comes to
+    #[command(subcommand)]
+    Traffic(traffic::Command),
     /// Call a device and wait for its own answer
     Rpc(call::Rpc),
     /// The last lines of a device's journal

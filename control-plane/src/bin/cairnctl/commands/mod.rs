@@ -11,6 +11,7 @@ mod patches;
 pub mod release;
 pub mod rollout;
 pub mod token;
+pub mod traffic;
 mod upload;
 
 use clap::CommandFactory as _;
@@ -38,6 +39,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
         Command::Logs(logs) => logs.run(output).await,
         Command::Account(command) => account::run(command, output).await,
         Command::ApiToken(command) => api_token::run(command, output).await,
+        Command::Traffic(command) => traffic::run(command, output).await,
         Command::Audit(audit) => audit.run(output).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
