@@ -4,7 +4,7 @@ use cairn_wire::Record;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::{manage, rules, timer, view};
+use super::{Listener, manage, rules, timer, view};
 use crate::registry;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
@@ -76,8 +76,12 @@ impl World {
             self.now,
             Record::parse_all(payload.to_string().as_bytes()).unwrap(),
         );
-        self.write(move |tx| Ok(telemetry::store(tx, device, &records, now)?))
-            .await;
+        self.write(move |tx| {
+            let mut alarms = Listener::new(tx)?;
+            telemetry::store(tx, device, &records, now, &mut alarms)?;
+            Ok(alarms.finish(tx, device, now)?)
+        })
+        .await;
     }
 
     /// Time passes, and does what it does.
