@@ -10,7 +10,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::channel::Channel;
 use super::message::Facts;
-use super::{json, now_ms, send};
+use super::{now_ms, readable, send};
 use crate::coins::{Coins, Purse};
 use crate::store::{Store, StoreError};
 
@@ -185,8 +185,11 @@ fn lines(connection: &Connection, now: i64, busy: &HashSet<i64>) -> Result<Vec<L
         let mut query =
             connection.prepare_cached("SELECT settings FROM alarm_channel WHERE name = ?1")?;
         let channel: Option<Channel> = query
-            .query_row([&name], |row| json(row.get_ref(0)?.as_str()?))
-            .optional()?;
+            .query_row([&name], |row| {
+                Ok(readable("a channel", row.get_ref(0)?.as_str()?))
+            })
+            .optional()?
+            .flatten();
         let mut query = connection.prepare_cached(
             "SELECT id, alarm, notice, facts, attempts FROM alarm_delivery d
              WHERE channel = ?1 AND state = 'queued' AND next <= ?2 AND NOT EXISTS (

@@ -417,3 +417,22 @@ async fn built_in_templates_are_put_there_once() {
     world.write(|tx| Ok(manage::seed(tx)?)).await;
     assert_eq!(count().await.unwrap().len(), 5);
 }
+
+#[tokio::test]
+async fn what_cannot_be_read_holds_nothing_up() {
+    let mut template = storage();
+    template["for"] = json!("0s");
+    let mut world = World::new(&[template]).await;
+    world
+        .write(|tx| {
+            tx.execute_batch(
+                "INSERT INTO alarm_template VALUES ('a-later-one', '{\"when\": \"purple\"}', NULL, 1);
+                 INSERT INTO alarm_track VALUES ('a', 'storage', '/old', '{\"phase\": 7}', 0, 1);",
+            )?;
+            Ok(rules::changed(tx)?)
+        })
+        .await;
+    world.send("a", json!({ "disk./.used_percent": 95 })).await;
+    world.wait(1).await;
+    world.is(&[("a / firing", &["ops fired"])]).await;
+}
