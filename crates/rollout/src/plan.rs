@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use cairn_fleet::{Rate, Seconds, Share};
 use crate::state::DeviceState;
 use crate::window::Window;
+use cairn_fleet::{Rate, Seconds, Share};
 
 /// Most waves.
 pub const MAX_WAVES: usize = 100;
