@@ -6,11 +6,11 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::channel::Channel;
 use super::message::Facts;
-use super::{json, now_ms, send};
+use super::{now_ms, readable, send};
 use crate::coins::{Coins, Purse};
 use crate::store::{Store, StoreError};
 
@@ -45,9 +45,25 @@ struct Line {
 pub(super) async fn run(store: &Store) {
     let mut rounds = tokio::time::interval(ROUND);
     rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut office = Office::default();
+    let http = match send::http() {
+        Ok(http) => http,
+        Err(error) => {
+            tracing::error!(error, "no channel can be told of alarms");
+            return;
+        }
+    };
+    let mut office = Office {
+        http,
+        tasks: JoinSet::new(),
+        under_way: HashMap::new(),
+        coins: HashMap::new(),
+    };
     loop {
-        rounds.tick().await;
+        // When one is done the next one needn't wait.
+        tokio::select! {
+            _ = rounds.tick() => {}
+            Some(done) = office.tasks.join_next() => office.done(done),
+        }
         if let Err(error) = office.round(store).await {
             tracing::error!(%error, "a round of the alarms' messages failed; it is done again");
         }
@@ -55,26 +71,30 @@ pub(super) async fn run(store: &Store) {
 }
 
 /// What is remembered between rounds.
-#[derive(Default)]
 struct Office {
+    http: reqwest::Client,
     tasks: JoinSet<i64>,
     under_way: HashMap<i64, String>,
     coins: HashMap<String, Coins>,
 }
 
 impl Office {
+    fn done(&mut self, done: Result<i64, JoinError>) {
+        match done {
+            Ok(id) => {
+                self.under_way.remove(&id);
+            }
+            Err(error) => {
+                tracing::error!(%error, "a message to a channel was given up; it is sent again");
+                // Which one isn't known; what is under way is told twice rather than never.
+                self.under_way.clear();
+            }
+        }
+    }
+
     async fn round(&mut self, store: &Store) -> Result<(), StoreError> {
         while let Some(done) = self.tasks.try_join_next() {
-            match done {
-                Ok(id) => {
-                    self.under_way.remove(&id);
-                }
-                Err(error) => {
-                    tracing::error!(%error, "a message to a channel was given up; it is sent again");
-                    // Which one isn't known; what is under way is told twice rather than never.
-                    self.under_way.clear();
-                }
-            }
+            self.done(done);
         }
         let busy: HashSet<i64> = self.under_way.keys().copied().collect();
         let lines = store
@@ -102,8 +122,8 @@ impl Office {
                     break;
                 }
                 self.under_way.insert(waiting.id, line.name.clone());
-                self.tasks
-                    .spawn(tell(store.clone(), channel.clone(), waiting));
+                let told = tell(store.clone(), self.http.clone(), channel.clone(), waiting);
+                self.tasks.spawn(told);
             }
         }
         Ok(())
@@ -127,7 +147,7 @@ impl Office {
 }
 
 /// Sends one, and notes what became of it.
-async fn tell(store: Store, channel: Channel, waiting: Waiting) -> i64 {
+async fn tell(store: Store, http: reqwest::Client, channel: Channel, waiting: Waiting) -> i64 {
     let Waiting {
         id,
         alarm,
@@ -137,7 +157,7 @@ async fn tell(store: Store, channel: Channel, waiting: Waiting) -> i64 {
     } = waiting;
     let key = format!("{alarm}-{notice}-{}", channel.name);
     let sent = match serde_json::from_str::<Facts>(&facts) {
-        Ok(facts) => send::send(&channel, &key, &facts).await,
+        Ok(facts) => send::send(&http, &channel, &key, &facts).await,
         Err(error) => Err(error.to_string()),
     };
     if let Err(reason) = &sent {
@@ -165,8 +185,11 @@ fn lines(connection: &Connection, now: i64, busy: &HashSet<i64>) -> Result<Vec<L
         let mut query =
             connection.prepare_cached("SELECT settings FROM alarm_channel WHERE name = ?1")?;
         let channel: Option<Channel> = query
-            .query_row([&name], |row| json(row.get_ref(0)?.as_str()?))
-            .optional()?;
+            .query_row([&name], |row| {
+                Ok(readable("a channel", row.get_ref(0)?.as_str()?))
+            })
+            .optional()?
+            .flatten();
         let mut query = connection.prepare_cached(
             "SELECT id, alarm, notice, facts, attempts FROM alarm_delivery d
              WHERE channel = ?1 AND state = 'queued' AND next <= ?2 AND NOT EXISTS (

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde_json::Value;
 
 use super::rules::{self, Device, Rules};
-use super::{json, life, to_json};
+use super::{life, readable, to_json};
 use crate::store::StoreError;
 
 /// Judges one device at one moment.
@@ -126,11 +126,11 @@ pub(super) fn load(
             row.get::<_, Option<String>>(0)
         })
         .optional()?;
-    Ok(match state {
-        None => None,
-        Some(None) => Some(Track::default()),
-        Some(Some(text)) => Some(json(&text)?),
-    })
+    Ok(state.map(|text| {
+        // One that can't be read must not hold up the others.
+        text.and_then(|text| readable("a track", &text))
+            .unwrap_or_default()
+    }))
 }
 
 /// Keeps a track.

@@ -84,6 +84,17 @@ fn now_ms() -> i64 {
         })
 }
 
+/// JSON from the database; nothing, with a line in the log, if it can't be read: what another version wrote must neither keep telemetry
+/// from being stored nor other alarms from being told. The log gets no text of it, which may hold secrets.
+fn readable<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Option<T> {
+    let read = serde_json::from_str(text);
+    if let Err(error) = &read {
+        let (line, column) = (error.line(), error.column());
+        tracing::error!(what, line, column, "it can't be read from the database");
+    }
+    read.ok()
+}
+
 /// A column that holds JSON.
 fn json<T: serde::de::DeserializeOwned>(text: &str) -> rusqlite::Result<T> {
     serde_json::from_str(text).map_err(|error| {

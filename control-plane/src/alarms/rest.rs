@@ -366,13 +366,12 @@ async fn test_channel(
 ) -> Result<Json<Tested>, ApiError> {
     let channel = one_channel(&app, name).await?;
     let now = now_ms();
-    send::send(
-        &channel,
-        &format!("test-{now}-{}", channel.name),
-        &Facts::sample(now / 1000),
-    )
-    .await
-    .map_err(|reason| ApiError::new(StatusCode::BAD_GATEWAY, "channel-failed", reason))?;
+    let key = format!("test-{now}-{}", channel.name);
+    let sent = match send::http() {
+        Ok(http) => send::send(&http, &channel, &key, &Facts::sample(now / 1000)).await,
+        Err(reason) => Err(reason),
+    };
+    sent.map_err(|reason| ApiError::new(StatusCode::BAD_GATEWAY, "channel-failed", reason))?;
     Ok(Json(Tested { sent: true }))
 }
 

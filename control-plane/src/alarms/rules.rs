@@ -9,7 +9,7 @@ use cairn_alarm::{Severity, Silence, Template};
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use super::channel::Channel;
-use super::json;
+use super::readable;
 use crate::store::StoreError;
 
 /// What is in force.
@@ -74,23 +74,33 @@ pub(super) fn changed(tx: &Transaction<'_>) -> Result<(), StoreError> {
 fn read(connection: &Connection, tag: Vec<u8>) -> Result<Rules, StoreError> {
     fn all<T: serde::de::DeserializeOwned>(
         connection: &Connection,
+        what: &str,
         sql: &str,
     ) -> Result<Vec<T>, StoreError> {
         let mut query = connection.prepare(sql)?;
-        let rows = query.query_map([], |row| json(row.get_ref(0)?.as_str()?))?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let rows = query.query_map([], |row| Ok(readable(what, row.get_ref(0)?.as_str()?)))?;
+        let read: Vec<Option<T>> = rows.collect::<Result<_, _>>()?;
+        Ok(read.into_iter().flatten().collect())
     }
-    let mut templates: Vec<Template> =
-        all(connection, "SELECT rule FROM alarm_template ORDER BY name")?;
+    let mut templates: Vec<Template> = all(
+        connection,
+        "a template",
+        "SELECT rule FROM alarm_template ORDER BY name",
+    )?;
     templates.retain(|template| template.enabled);
     let channels: Vec<Channel> = all(
         connection,
+        "a channel",
         "SELECT settings FROM alarm_channel ORDER BY name",
     )?;
     Ok(Rules {
         tag,
         templates,
-        silences: all(connection, "SELECT rule FROM alarm_silence ORDER BY id")?,
+        silences: all(
+            connection,
+            "a silence",
+            "SELECT rule FROM alarm_silence ORDER BY id",
+        )?,
         channels: channels
             .into_iter()
             .filter(|channel| channel.enabled)

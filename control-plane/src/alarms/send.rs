@@ -25,16 +25,31 @@ const ANSWER: usize = 64 * 1024;
 const MARKDOWN: usize = 4096;
 const TEXT: usize = 2048;
 
+/// What asks over HTTP; one for all messages, so that connections and certificates are reused.
+///
+/// # Errors
+/// If TLS can't be set up.
+pub(super) fn http() -> Result<reqwest::Client, String> {
+    client(None)
+}
+
 /// Tells a channel. `key` is the same for each attempt, so that the other side can know that it has it already.
 ///
 /// # Errors
 /// Why it wasn't taken, for people; without addresses and secrets.
-pub(super) async fn send(channel: &Channel, key: &str, facts: &Facts) -> Result<(), String> {
+pub(super) async fn send(
+    http: &reqwest::Client,
+    channel: &Channel,
+    key: &str,
+    facts: &Facts,
+) -> Result<(), String> {
     let message = Message::write(channel.title.as_deref(), channel.text.as_deref(), facts)?;
     match &channel.to {
-        Target::Webhook(webhook) => post(webhook, key, facts, &message).await,
-        Target::Wecom(wecom) => robot(wecom, &message).await,
-        Target::Wechat(gateway) | Target::Sms(gateway) => ask(gateway, key, facts, &message).await,
+        Target::Webhook(webhook) => post(http, webhook, key, facts, &message).await,
+        Target::Wecom(wecom) => robot(http, wecom, &message).await,
+        Target::Wechat(gateway) | Target::Sms(gateway) => {
+            ask(http, gateway, key, facts, &message).await
+        }
         Target::Email(email) => mail(email, key, &message).await,
     }
 }
@@ -50,6 +65,14 @@ fn client(ca: Option<&str>) -> Result<reqwest::Client, String> {
         builder = builder.tls_certs_merge(certificates);
     }
     builder.build().map_err(why)
+}
+
+/// The common one, unless the channel trusts somebody else.
+fn own(http: &reqwest::Client, ca: Option<&str>) -> Result<reqwest::Client, String> {
+    match ca {
+        None => Ok(http.clone()),
+        ca => client(ca),
+    }
 }
 
 /// Why HTTP failed, with its causes and without the address.
@@ -112,6 +135,7 @@ pub(super) fn signature(secret: &str, time: &str, body: &[u8]) -> String {
 }
 
 async fn post(
+    http: &reqwest::Client,
     webhook: &Webhook,
     key: &str,
     facts: &Facts,
@@ -123,7 +147,7 @@ async fn post(
     body["text"] = message.text.as_str().into();
     let body = body.to_string();
     let time = (super::now_ms() / 1000).to_string();
-    let mut request = client(webhook.ca.as_deref())?
+    let mut request = own(http, webhook.ca.as_deref())?
         .post(webhook.url.reveal())
         .header("Content-Type", "application/json")
         .header("Idempotency-Key", key)
@@ -146,7 +170,7 @@ fn cut(text: &str, most: usize) -> &str {
     text.get(..end).unwrap_or("")
 }
 
-async fn robot(wecom: &Wecom, message: &Message) -> Result<(), String> {
+async fn robot(http: &reqwest::Client, wecom: &Wecom, message: &Message) -> Result<(), String> {
     // `<@all>` in a device's name would call everybody.
     let text = format!("**{}**\n{}", message.title, message.text).replace('<', "‹");
     let body = match wecom.format {
@@ -158,7 +182,7 @@ async fn robot(wecom: &Wecom, message: &Message) -> Result<(), String> {
             json!({ "msgtype": "text", "text": { "content": cut(&text, TEXT) } })
         }
     };
-    let bytes = answer(client(None)?.post(wecom.url.reveal()).json(&body)).await?;
+    let bytes = answer(http.post(wecom.url.reveal()).json(&body)).await?;
     let answer: Value = serde_json::from_slice(&bytes)
         .map_err(|_| "it answered with something else than JSON".to_owned())?;
     match answer["errcode"].as_i64() {
@@ -176,7 +200,13 @@ async fn robot(wecom: &Wecom, message: &Message) -> Result<(), String> {
     }
 }
 
-async fn ask(gateway: &Gateway, key: &str, facts: &Facts, message: &Message) -> Result<(), String> {
+async fn ask(
+    http: &reqwest::Client,
+    gateway: &Gateway,
+    key: &str,
+    facts: &Facts,
+    message: &Message,
+) -> Result<(), String> {
     let about = gateway.facts(facts, message);
     // What a template says about its own failure may hold the secret.
     let fill = |template: &str, what: &str| {
@@ -188,7 +218,7 @@ async fn ask(gateway: &Gateway, key: &str, facts: &Facts, message: &Message) -> 
         channel::Method::Get => Method::GET,
     };
     let url = fill(gateway.url.reveal(), "url")?;
-    let mut request = client(gateway.ca.as_deref())?
+    let mut request = own(http, gateway.ca.as_deref())?
         .request(method, url)
         .header("Idempotency-Key", key);
     let mut headers = Vec::new();

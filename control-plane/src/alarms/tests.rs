@@ -4,7 +4,7 @@ use cairn_wire::Record;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::{manage, rules, timer, view};
+use super::{Listener, manage, rules, timer, view};
 use crate::registry;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
@@ -76,8 +76,12 @@ impl World {
             self.now,
             Record::parse_all(payload.to_string().as_bytes()).unwrap(),
         );
-        self.write(move |tx| Ok(telemetry::store(tx, device, &records, now)?))
-            .await;
+        self.write(move |tx| {
+            let mut alarms = Listener::new(tx)?;
+            telemetry::store(tx, device, &records, now, &mut alarms)?;
+            Ok(alarms.finish(tx, device, now)?)
+        })
+        .await;
     }
 
     /// Time passes, and does what it does.
@@ -412,4 +416,23 @@ async fn built_in_templates_are_put_there_once() {
         .await;
     world.write(|tx| Ok(manage::seed(tx)?)).await;
     assert_eq!(count().await.unwrap().len(), 5);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_holds_nothing_up() {
+    let mut template = storage();
+    template["for"] = json!("0s");
+    let mut world = World::new(&[template]).await;
+    world
+        .write(|tx| {
+            tx.execute_batch(
+                "INSERT INTO alarm_template VALUES ('a-later-one', '{\"when\": \"purple\"}', NULL, 1);
+                 INSERT INTO alarm_track VALUES ('a', 'storage', '/old', '{\"phase\": 7}', 0, 1);",
+            )?;
+            Ok(rules::changed(tx)?)
+        })
+        .await;
+    world.send("a", json!({ "disk./.used_percent": 95 })).await;
+    world.wait(1).await;
+    world.is(&[("a / firing", &["ops fired"])]).await;
 }

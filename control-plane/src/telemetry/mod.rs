@@ -19,7 +19,7 @@ use cairn_wire::report::{self, UpdateReport};
 use cairn_wire::{Object, Record};
 use rusqlite::{Transaction, params};
 
-use crate::alarms;
+use crate::alarms::Listener;
 use crate::registry::attributes::MAX_KEY;
 use crate::rollouts::Rollouts;
 use crate::store::StoreError;
@@ -102,8 +102,9 @@ pub fn check(records: &[Record]) -> Result<(), Unusable> {
     Ok(())
 }
 
-/// Stores records of a device that came at `received` (milliseconds since 1970). Reports of updates among them go to the rollouts,
-/// records of traffic to the bills (and nowhere else), and every value to the alarms, in the same transaction.
+/// Stores records of a device that came at `received` (milliseconds since 1970). In the same transaction reports of updates go to the
+/// rollouts, records of traffic to the bills (and nowhere else), and every value to the alarms, which judge it when the caller has no
+/// more ([`Listener::finish`]).
 ///
 /// # Errors
 /// The database's.
@@ -112,9 +113,9 @@ pub fn store(
     device: &str,
     records: &[Record],
     received: i64,
+    alarms: &mut Listener,
 ) -> Result<Counts, StoreError> {
     let mut counts = Counts::default();
-    let mut alarms = alarms::Listener::new(transaction)?;
     for record in records {
         if let Some(id) = &record.id
             && !first(
@@ -137,13 +138,13 @@ pub fn store(
             }
         };
         match (record.ts, &record.id) {
-            (None, _) => unset(transaction, device, received, &record.values, &mut alarms)?,
+            (None, _) => unset(transaction, device, received, &record.values, alarms)?,
             (Some(ts), _) if ts <= received.saturating_add(AHEAD) => {
-                at(transaction, device, ts, &record.values, &mut alarms)?;
+                at(transaction, device, ts, &record.values, alarms)?;
             }
             (Some(_), Some(_)) => {
                 counts.ahead += 1;
-                unset(transaction, device, received, &record.values, &mut alarms)?;
+                unset(transaction, device, received, &record.values, alarms)?;
             }
             // Known by its own time all the same: sent again, it is still one.
             (Some(ts), None) => {
@@ -158,7 +159,7 @@ pub fn store(
                     continue;
                 }
                 counts.ahead += 1;
-                unset(transaction, device, received, &new, &mut alarms)?;
+                unset(transaction, device, received, &new, alarms)?;
             }
         }
         if let Some(value) = record.values.get(report::KEY) {
@@ -171,7 +172,6 @@ pub fn store(
         }
         counts.stored += 1;
     }
-    alarms.finish(transaction, device, received)?;
     Ok(counts)
 }
 
@@ -200,7 +200,7 @@ fn at(
     device: &str,
     ts: i64,
     values: &Object,
-    alarms: &mut alarms::Listener,
+    alarms: &mut Listener,
 ) -> Result<(), StoreError> {
     let mut statement = transaction.prepare_cached(
         "INSERT INTO sample (device, key, ts, value) VALUES (?1, ?2, ?3, ?4)
@@ -218,7 +218,7 @@ fn unset(
     device: &str,
     received: i64,
     values: &Object,
-    alarms: &mut alarms::Listener,
+    alarms: &mut Listener,
 ) -> Result<(), StoreError> {
     let mut insert = transaction.prepare_cached(
         "INSERT OR IGNORE INTO sample (device, key, ts, value) VALUES (?1, ?2, ?3, ?4)",

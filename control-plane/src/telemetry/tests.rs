@@ -15,7 +15,10 @@ async fn put(store: &Store, device: &'static str, payload: &'static str, receive
     let records = Record::parse_all(payload.as_bytes()).unwrap();
     check(&records).unwrap();
     store
-        .write::<_, StoreError, _>(move |tx| super::store(tx, device, &records, received))
+        .write::<_, StoreError, _>(move |tx| {
+            let mut alarms = Listener::new(tx)?;
+            super::store(tx, device, &records, received, &mut alarms)
+        })
         .await
         .unwrap()
 }

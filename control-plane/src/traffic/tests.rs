@@ -9,6 +9,7 @@ use rusqlite::params;
 
 use super::series::{Dimension, Sum, id, number, read};
 use super::{chains, days};
+use crate::alarms::Listener;
 use crate::store::{Store, StoreError};
 
 /// The beginning of a slot, in seconds.
@@ -64,8 +65,9 @@ impl Server {
         let received = (BEGIN + 4000) * 1000;
         self.store
             .write::<_, StoreError, _>(move |tx| {
-                crate::telemetry::store(tx, device, &[record], received)?;
-                Ok(())
+                let mut alarms = Listener::new(tx)?;
+                crate::telemetry::store(tx, device, &[record], received, &mut alarms)?;
+                alarms.finish(tx, device, received)
             })
             .await
             .unwrap();

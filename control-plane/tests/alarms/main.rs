@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod cairnctl;
 mod channels;
 mod course;
 mod receiver;

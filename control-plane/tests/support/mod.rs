@@ -290,6 +290,10 @@ pub struct Operator {
 }
 
 impl Operator {
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     pub async fn send(
         &self,
         method: reqwest::Method,

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::poll;
 use super::token::who;
+use crate::alarms::Listener;
 use crate::app::App;
 use crate::devices::mqtt::{client_attributes, provision, share};
 use crate::devices::now_ms;
@@ -91,7 +92,9 @@ async fn post_telemetry(
             if !registry::exists(tx, &device)? {
                 return Err(ApiError::not_found("such device"));
             }
-            let counts = telemetry::store(tx, &device, &records, received)?;
+            let mut alarms = Listener::new(tx)?;
+            let counts = telemetry::store(tx, &device, &records, received, &mut alarms)?;
+            alarms.finish(tx, &device, received)?;
             registry::seen(tx, &device, online)?;
             Ok(counts)
         })

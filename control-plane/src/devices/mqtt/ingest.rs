@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::Closed;
+use crate::alarms::Listener;
 use crate::app::App;
 use crate::devices::now_ms;
 use crate::registry::attributes::{self, AttributeError, Scope};
@@ -106,10 +107,11 @@ fn write(
         outcome.closed = Some(Closed::Revoked);
         return Ok((outcome, counts));
     }
+    let mut alarms = Listener::new(tx)?;
     for message in messages {
         match message.item {
             Item::Telemetry(records) => {
-                counts += telemetry::store(tx, device, &records, received)?;
+                counts += telemetry::store(tx, device, &records, received, &mut alarms)?;
             }
             Item::Attributes(values) => {
                 if let Err(error) = client_attributes(tx, device, &values)? {
@@ -121,6 +123,7 @@ fn write(
         }
         outcome.acknowledge.extend(message.packet);
     }
+    alarms.finish(tx, device, received)?;
     if seen {
         registry::seen(tx, device, true)?;
     }
