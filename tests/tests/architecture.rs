@@ -9,7 +9,7 @@ use regex::Regex;
 use walkdir::WalkDir;
 
 /// Each crate's folder, its package, and the crates of ours that it may know.
-const CRATES: [(&str, &str, &[&str]); 14] = [
+const CRATES: [(&str, &str, &[&str]); 15] = [
     ("crates/release", "cairn-release", &[]),
     ("crates/boot-state", "cairn-boot-state", &["cairn-release"]),
     ("crates/delta", "cairn-delta", &["cairn-release"]),
@@ -25,6 +25,11 @@ const CRATES: [(&str, &str, &[&str]); 14] = [
         &["cairn-release", "cairn-wire"],
     ),
     ("crates/traffic", "cairn-traffic", &["cairn-release"]),
+    (
+        "crates/workload",
+        "cairn-workload",
+        &["cairn-release", "cairn-wire"],
+    ),
     ("crates/system", "cairn-system", &[]),
     (
         "initramfs-hook",
@@ -39,6 +44,7 @@ const CRATES: [(&str, &str, &[&str]); 14] = [
             "cairn-boot-state",
             "cairn-wire",
             "cairn-update",
+            "cairn-workload",
             "cairn-delta",
             "cairn-system",
         ],
@@ -88,7 +94,7 @@ const CRATES: [(&str, &str, &[&str]); 14] = [
 ];
 
 /// Crates that are functions over bytes.
-const PURE: [&str; 7] = [
+const PURE: [&str; 8] = [
     "crates/delta",
     "crates/release",
     "crates/boot-state",
@@ -96,6 +102,7 @@ const PURE: [&str; 7] = [
     "crates/update",
     "crates/rollout",
     "crates/traffic",
+    "crates/workload",
 ];
 
 /// What a function over bytes has no use for.
