@@ -436,6 +436,17 @@ mod tests {
     }
 
     #[test]
+    fn workloads_outlive_the_program_and_a_document_without_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let orders = Orders::open(folder.path());
+        assert_eq!(*orders.workloads().borrow(), None);
+        orders.declare(Some(Workloads::default()));
+        orders.declare(None);
+        let again = Orders::open(folder.path()).workloads();
+        assert_eq!(again.borrow().as_deref(), Some(&Workloads::default()));
+    }
+
+    #[test]
     fn a_damaged_file_is_no_order() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("order.json"), b"{half").unwrap();

@@ -9,9 +9,7 @@ use bollard::models::{
     ContainerCreateBody, DeviceMapping, HealthConfig, HostConfig, HostConfigLogConfig, Mount,
     MountType, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
-use cairn_wire::workload::{
-    Network, Protocol, Restart, Source, Volume, Word, Workload,
-};
+use cairn_wire::workload::{Network, Protocol, Restart, Source, Volume, Word, Workload};
 use cairn_workload::seen;
 
 const SECOND: i64 = 1_000_000_000;
@@ -63,7 +61,13 @@ pub fn body(node: &str, workload: &Workload, volumes: &Path) -> io::Result<Conta
             maximum_retry_count: None,
         }),
         cap_drop: Some(vec!["ALL".to_owned()]),
-        cap_add: Some(workload.capabilities.iter().map(ToString::to_string).collect()),
+        cap_add: Some(
+            workload
+                .capabilities
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        ),
         security_opt: Some(vec!["no-new-privileges".to_owned()]),
         readonly_rootfs: Some(workload.read_only),
         // A bounded log, which the disk can bear.

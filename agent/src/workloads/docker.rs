@@ -8,9 +8,10 @@ use std::time::Duration;
 use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum};
 use bollard::query_parameters::{
-    CreateContainerOptions, CreateImageOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions,
-    ListContainersOptionsBuilder, ListImagesOptions, RemoveContainerOptionsBuilder,
-    RemoveImageOptions, RenameContainerOptions, StartContainerOptions, StopContainerOptions,
+    CreateContainerOptions, CreateImageOptionsBuilder, EventsOptionsBuilder,
+    InspectContainerOptions, ListContainersOptionsBuilder, ListImagesOptions,
+    RemoveContainerOptionsBuilder, RemoveImageOptions, RenameContainerOptions,
+    StartContainerOptions, StopContainerOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use cairn_wire::workload::{Image, Workload};
@@ -98,7 +99,12 @@ impl Socket {
         }
         let name = image.local();
         let inspected = within(QUICK, client.inspect_image(&name)).await?;
-        if inspected.repo_digests.iter().flatten().any(|has| *has == name) {
+        if inspected
+            .repo_digests
+            .iter()
+            .flatten()
+            .any(|has| *has == name)
+        {
             Ok(())
         } else {
             Err(Trouble::Refused(format!("what came isn't {name}")))

@@ -167,9 +167,12 @@ impl<E: Engine> Runner<E> {
             }));
         }
         if self.busy.is_empty() {
-            self.make_room(&view.images, &view.seen, declared.as_deref()).await;
+            self.make_room(&view.images, &view.seen, declared.as_deref())
+                .await;
         }
-        let due = turn.wake_ms.map(|at| Duration::from_millis(at.saturating_sub(now_ms).max(1)));
+        let due = turn
+            .wake_ms
+            .map(|at| Duration::from_millis(at.saturating_sub(now_ms).max(1)));
         due.map_or(ROUND, |due| due.min(ROUND))
     }
 
@@ -217,11 +220,14 @@ impl<E: Engine> Runner<E> {
         for (name, status) in &status {
             if self.told.get(name) != Some(status) {
                 let priority = Priority::Event;
-                self.deps.outbox.append(priority, report::values(name, status));
+                self.deps
+                    .outbox
+                    .append(priority, report::values(name, status));
             }
         }
         self.told = status;
-        self.told.retain(|_, status| status.state != WorkloadState::Removed);
+        self.told
+            .retain(|_, status| status.state != WorkloadState::Removed);
     }
 
     async fn make_room(
@@ -245,7 +251,9 @@ impl<E: Engine> Runner<E> {
         }
         for name in gone {
             match self.engine.remove_image(&name).await {
-                Ok(()) => tracing::info!(image = name, "removed, to keep to workloads.image-budget"),
+                Ok(()) => {
+                    tracing::info!(image = name, "removed, to keep to workloads.image-budget")
+                }
                 Err(trouble) => tracing::warn!(image = name, %trouble, "cannot be removed"),
             }
         }
