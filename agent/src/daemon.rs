@@ -136,6 +136,7 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
         sources: Sources::system(&paths.data),
         started: clock.now().wall_ms.map(|ms| ms / 1000),
         updater: watch::channel(None).0,
+        running: watch::channel(Arc::default()).0,
         progress: watch::channel(Value::Null).0,
         paths,
         clock,

@@ -19,6 +19,7 @@
 //! | [`shutdown`] | telling tasks to end |
 //! | [`daemon`] | starts all of it, reloads, shuts down |
 //! | [`logging`] | where messages go
+//! | [`workloads`] | containers of customers, by the Docker Engine |
 //! | [`status`], [`socket`] | what a person at the console sees |
 
 #![cfg_attr(
@@ -55,3 +56,4 @@ pub mod status;
 pub mod telemetry;
 pub mod traffic;
 pub mod update;
+pub mod workloads;

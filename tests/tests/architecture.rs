@@ -9,7 +9,7 @@ use regex::Regex;
 use walkdir::WalkDir;
 
 /// Each crate's folder, its package, and the crates of ours that it may know.
-const CRATES: [(&str, &str, &[&str]); 16] = [
+const CRATES: [(&str, &str, &[&str]); 17] = [
     ("crates/release", "cairn-release", &[]),
     ("crates/boot-state", "cairn-boot-state", &["cairn-release"]),
     ("crates/delta", "cairn-delta", &["cairn-release"]),
@@ -27,6 +27,11 @@ const CRATES: [(&str, &str, &[&str]); 16] = [
     ),
     ("crates/alarm", "cairn-alarm", &["cairn-fleet"]),
     ("crates/traffic", "cairn-traffic", &["cairn-release"]),
+    (
+        "crates/workload",
+        "cairn-workload",
+        &["cairn-release", "cairn-wire"],
+    ),
     ("crates/system", "cairn-system", &[]),
     (
         "initramfs-hook",
@@ -41,7 +46,9 @@ const CRATES: [(&str, &str, &[&str]); 16] = [
             "cairn-boot-state",
             "cairn-wire",
             "cairn-update",
+            "cairn-workload",
             "cairn-delta",
+            "cairn-traffic",
             "cairn-system",
         ],
     ),
@@ -55,6 +62,7 @@ const CRATES: [(&str, &str, &[&str]); 16] = [
             "cairn-fleet",
             "cairn-rollout",
             "cairn-alarm",
+            "cairn-traffic",
         ],
     ),
     (
@@ -92,7 +100,7 @@ const CRATES: [(&str, &str, &[&str]); 16] = [
 ];
 
 /// Crates that are functions over bytes.
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
     "crates/delta",
     "crates/release",
     "crates/boot-state",
@@ -102,6 +110,7 @@ const PURE: [&str; 9] = [
     "crates/rollout",
     "crates/alarm",
     "crates/traffic",
+    "crates/workload",
 ];
 
 /// What a function over bytes has no use for.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use toml::Table;
 
 use crate::setting::Invalid;
-use crate::{link, metrics, neighbours, outbox, rpc, telemetry, traffic, update};
+use crate::{link, metrics, neighbours, outbox, rpc, telemetry, traffic, update, workloads};
 
 /// The configuration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +65,8 @@ pub struct Input {
     pub update: update::Input,
     /// What makes a release on trial good.
     pub health: update::HealthInput,
+    /// What containers of customers may have.
+    pub workloads: workloads::Input,
     /// What the server may ask for.
     pub rpc: rpc::settings::Input,
     /// What the server may have run, by name.
@@ -88,6 +90,8 @@ pub struct Settings {
     pub neighbours: neighbours::Settings,
     /// `[update]` and `[health]`.
     pub update: update::Settings,
+    /// `[workloads]`.
+    pub workloads: workloads::Settings,
     /// `[rpc]` and `[actions]`.
     pub rpc: rpc::settings::Settings,
 }
@@ -106,6 +110,7 @@ impl Settings {
             metrics: metrics::Settings::check(&input.metrics)?,
             neighbours: neighbours::Settings::check(&input.neighbours)?,
             update: update::Settings::check(&input.update, &input.health)?,
+            workloads: workloads::Settings::check(&input.workloads)?,
             rpc: rpc::settings::Settings::check(&input.rpc, &input.actions)?,
         })
     }

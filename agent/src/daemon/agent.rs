@@ -26,7 +26,7 @@ use crate::shutdown::Shutdown;
 use crate::socket::Report;
 use crate::telemetry::{self, Process, Sources};
 use crate::update::{self, Updater};
-use crate::{diagnostics, neighbours, status, traffic};
+use crate::{diagnostics, neighbours, status, traffic, workloads};
 
 /// What is the same for as long as the agent runs.
 pub(super) struct Agent {
@@ -46,6 +46,8 @@ pub(super) struct Agent {
     pub(super) started: Option<i64>,
     /// The updater at work.
     pub(super) updater: watch::Sender<Option<update::Handle>>,
+    /// The workloads that run.
+    pub(super) running: watch::Sender<Arc<Vec<workloads::Running>>>,
     /// What it does, as the socket tells it.
     pub(super) progress: watch::Sender<Value>,
 }
@@ -100,6 +102,8 @@ impl Agent {
         round.spawn(|shutdown| updater.run(shutdown));
         round.spawn(|shutdown| tell(status, progress, shutdown));
 
+        self.run_workloads(round, &settings.workloads);
+
         let (outbox, sources) = (self.outbox.clone(), self.sources.clone());
         let measured = settings.telemetry.clone();
         let updating = self.updater.subscribe();
@@ -112,7 +116,10 @@ impl Agent {
                 clock: self.clock.clone(),
                 outbox: self.outbox.clone(),
                 standing: self.standing.clone(),
-                tenants: None,
+                workloads: settings
+                    .workloads
+                    .is_enabled()
+                    .then(|| self.running.subscribe()),
             };
             round.spawn(|shutdown| traffic::run(metering, shutdown));
         }
@@ -127,6 +134,32 @@ impl Agent {
                 }
             });
         }
+    }
+
+    fn run_workloads(&self, round: &mut Tasks, settings: &workloads::Settings) {
+        if !settings.is_enabled() {
+            tracing::info!(socket = %settings.socket.display(), "no workloads are run: there is no Docker, or [workloads] says so");
+            return;
+        }
+        // As old as the node's /var, where Docker keeps what it has; a factory reset gives up both.
+        let node = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+        let node = Some(node.trim()).filter(|node| !node.is_empty());
+        let node = node.unwrap_or("node").to_owned();
+        let engine = workloads::docker::Socket::new(
+            settings.socket.clone(),
+            node.clone(),
+            settings.volumes(&self.paths.data),
+        );
+        let deps = workloads::Deps {
+            settings: settings.clone(),
+            memory: self.paths.agent().join("workloads-memory.json"),
+            node,
+            declared: self.orders.workloads(),
+            running: self.running.clone(),
+            outbox: self.outbox.clone(),
+            clock: self.clock.clone(),
+        };
+        round.spawn(|shutdown| workloads::run(engine, deps, shutdown));
     }
 
     /// For metrics.

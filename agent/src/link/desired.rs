@@ -1,16 +1,18 @@
-//! What the server orders: the release that this node shall run.
+//! What the server orders: the release that this node shall run, and its workloads.
 //!
 //! The control plane's word is a document with an ETag; a shared attribute says that there is a new one. A stock ThingsBoard has no such
 //! document: there the order is read off the `fw_*` attributes. The last order is kept on the disk, so that a restart without
 //! a link isn't taken for an order withdrawn.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cairn_wire::attributes::Change;
-use cairn_wire::{Desired, Object, ReleaseOrder, desired};
+use cairn_wire::{Desired, Object, ReleaseOrder, Workloads, desired};
 use rand::Rng;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 
 use super::backoff::Backoff;
@@ -40,8 +42,11 @@ pub struct Orders(Arc<Inner>);
 
 struct Inner {
     file: PathBuf,
+    /// Where the workloads are kept, so that they run after a restart without a link.
+    workloads_file: PathBuf,
     shared: Mutex<Object>,
     order: watch::Sender<Option<ReleaseOrder>>,
+    workloads: watch::Sender<Option<Arc<Workloads>>>,
     look: Notify,
     /// Whether the server has the document: then `fw_*` counts for nothing.
     has_document: Mutex<Option<bool>>,
@@ -56,16 +61,17 @@ struct Seen {
 
 impl Orders {
     /// With the last order that `folder` keeps.
-    pub fn open(folder: &std::path::Path) -> Self {
+    pub fn open(folder: &Path) -> Self {
         let file = folder.join("order.json");
-        let kept = files::read(&file, LIMIT as u64).ok().flatten();
-        let kept = kept
-            .and_then(|bytes| serde_json::from_slice::<Option<ReleaseOrder>>(&bytes).ok())
-            .flatten();
+        let workloads_file = folder.join("workloads.json");
+        let order = kept::<Option<ReleaseOrder>>(&file).flatten();
+        let workloads = kept::<Workloads>(&workloads_file).map(Arc::new);
         Self(Arc::new(Inner {
             file,
+            workloads_file,
             shared: Mutex::default(),
-            order: watch::channel(kept).0,
+            order: watch::channel(order).0,
+            workloads: watch::channel(workloads).0,
             look: Notify::new(),
             has_document: Mutex::default(),
         }))
@@ -74,6 +80,11 @@ impl Orders {
     /// The order in force.
     pub fn watch(&self) -> watch::Receiver<Option<ReleaseOrder>> {
         self.0.order.subscribe()
+    }
+
+    /// The workloads that are declared; none: nobody has said.
+    pub fn workloads(&self) -> watch::Receiver<Option<Arc<Workloads>>> {
+        self.0.workloads.subscribe()
     }
 
     /// There may be a new document, or the server may be back.
@@ -152,20 +163,22 @@ impl Orders {
         if *self.0.order.borrow() == order {
             return;
         }
-        match serde_json::to_vec(&order)
-            .map_err(std::io::Error::from)
-            .and_then(|json| files::replace(&self.0.file, &json))
-        {
-            Ok(()) => {}
-            Err(error) => {
-                tracing::warn!(file = %self.0.file.display(), %error, "cannot keep the order")
-            }
-        }
+        keep(&self.0.file, &order);
         match &order {
             Some(order) => tracing::info!(order = %order.id, release = %order.version, "ordered"),
             None => tracing::info!("no release is ordered"),
         }
         self.0.order.send_replace(order);
+    }
+
+    /// A document that says nothing of workloads changes nothing about them.
+    fn declare(&self, workloads: Option<Workloads>) {
+        let Some(workloads) = workloads else { return };
+        if self.0.workloads.borrow().as_deref() == Some(&workloads) {
+            return;
+        }
+        keep(&self.0.workloads_file, &workloads);
+        self.0.workloads.send_replace(Some(Arc::new(workloads)));
     }
 
     /// Asks for the document when told to look, and every `poll`. While the server is away it is asked again, ever more rarely.
@@ -287,8 +300,22 @@ impl Orders {
                 reason: format!("expected the desired state: {error}"),
             })?;
         self.set(desired.release);
+        self.declare(desired.workloads);
         *seen = tag.map(|etag| Seen { from: target, etag });
         Ok(())
+    }
+}
+
+fn kept<T: DeserializeOwned>(file: &Path) -> Option<T> {
+    serde_json::from_slice(&files::read(file, 2 * LIMIT as u64).ok()??).ok()
+}
+
+fn keep(file: &Path, what: &impl Serialize) {
+    let kept = serde_json::to_vec(what)
+        .map_err(std::io::Error::from)
+        .and_then(|json| files::replace(file, &json));
+    if let Err(error) = kept {
+        tracing::warn!(file = %file.display(), %error, "cannot keep what is ordered");
     }
 }
 
@@ -406,6 +433,17 @@ mod tests {
             orders.fetch(&http, &mut seen).await.unwrap();
             assert_eq!(ordered(), version);
         }
+    }
+
+    #[test]
+    fn workloads_outlive_the_program_and_a_document_without_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let orders = Orders::open(folder.path());
+        assert_eq!(*orders.workloads().borrow(), None);
+        orders.declare(Some(Workloads::default()));
+        orders.declare(None);
+        let again = Orders::open(folder.path()).workloads();
+        assert_eq!(again.borrow().as_deref(), Some(&Workloads::default()));
     }
 
     #[test]

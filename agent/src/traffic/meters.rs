@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use cairn_traffic::ledger::{Kind, Meter, Reading};
 use serde::{Deserialize, Serialize};
 
-use super::Tenant;
 use super::links::Link;
 use super::ports::Bytes;
+use crate::workloads::Running;
 
 /// The name under which traffic is metered that can't be told whose it is: of containers that aren't ours, and of those that
 /// came and went while no agent ran.
@@ -28,20 +28,20 @@ pub struct Owners {
 #[serde(deny_unknown_fields)]
 struct Owner {
     workload: String,
-    customer: Option<String>,
-    business: Option<String>,
+    customer: String,
+    business: String,
 }
 
 impl Owners {
     /// Learns which ports lead to which workloads, whose network namespaces have these numbers.
-    pub fn learn(&mut self, links: &[Link], namespaces: &[(i32, Tenant)]) {
-        for (namespace, tenant) in namespaces {
+    pub fn learn(&mut self, links: &[Link], namespaces: &[(i32, Running)]) {
+        for (namespace, running) in namespaces {
             for link in links.iter().filter(|link| link.peer == Some(*namespace)) {
                 self.strange.remove(&link.index);
                 let owner = Owner {
-                    workload: tenant.workload.clone(),
-                    customer: tenant.customer.clone(),
-                    business: tenant.business.clone(),
+                    workload: running.workload.to_string(),
+                    customer: running.customer.clone(),
+                    business: running.business.clone(),
                 };
                 self.known.insert(link.index, owner);
             }
@@ -68,8 +68,8 @@ impl Owners {
             let meter = Meter {
                 kind: Kind::Container,
                 name: owner.map_or(OTHERS, |owner| &owner.workload).to_owned(),
-                customer: owner.and_then(|owner| owner.customer.clone()),
-                business: owner.and_then(|owner| owner.business.clone()),
+                customer: owner.map(|owner| owner.customer.clone()),
+                business: owner.map(|owner| owner.business.clone()),
             };
             readings.push(Reading {
                 meter,
@@ -172,10 +172,11 @@ mod tests {
 
     #[test]
     fn a_port_is_its_workloads_even_when_both_are_gone() {
-        let tenant = Tenant {
-            workload: "cache".into(),
-            customer: Some("acme".into()),
-            business: None,
+        let running = Running {
+            id: "1".into(),
+            workload: "cache".parse().unwrap(),
+            customer: "acme".into(),
+            business: "vod".into(),
             namespace: PathBuf::from("/run/docker/netns/1"),
         };
         let ports: BTreeMap<u32, Bytes> = [(2, 1), (7, 100), (8, 200)]
@@ -188,7 +189,7 @@ mod tests {
         let foreign = link(8, "veth2", Some("veth"), Some(9));
         let links = [eth, mine, foreign];
         let mut owners = Owners::default();
-        owners.learn(&links, &[(4, tenant)]);
+        owners.learn(&links, &[(4, running)]);
         // The node's own interface isn't a workload's, and a stranger may still become somebody's.
         let readings = owners.readings(&links, &ports);
         assert_eq!(names(&readings), ["cache"]);

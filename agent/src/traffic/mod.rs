@@ -38,6 +38,7 @@ use crate::identity::Identity;
 use crate::identity::keeper::Standing;
 use crate::outbox::{Outbox, OutboxError, Priority};
 use crate::shutdown::Shutdown;
+use crate::workloads::Running;
 use book::{Book, Shelf};
 use links::Link;
 use ports::Bytes;
@@ -46,19 +47,6 @@ pub use settings::{Input, Settings};
 
 /// How long after a failure workloads' ports are tried again.
 const AGAIN: Duration = Duration::from_secs(60);
-
-/// A workload whose traffic is metered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tenant {
-    /// The workload's name.
-    pub workload: String,
-    /// Whose it is.
-    pub customer: Option<String>,
-    /// Of which of the customer's businesses.
-    pub business: Option<String>,
-    /// A file that stands for its network namespace.
-    pub namespace: PathBuf,
-}
 
 /// What metering needs of the agent.
 pub struct Deps {
@@ -72,8 +60,8 @@ pub struct Deps {
     pub outbox: Outbox,
     /// Whose key signs.
     pub standing: watch::Receiver<Standing>,
-    /// The workloads that run; nobody tells if there is no Docker.
-    pub tenants: Option<watch::Receiver<Arc<Vec<Tenant>>>>,
+    /// The workloads that run; none if there is no Docker.
+    pub workloads: Option<watch::Receiver<Arc<Vec<Running>>>>,
 }
 
 /// Meters until `shutdown`.
@@ -128,8 +116,8 @@ impl Metering {
 
     /// Reads all counters, and tells of slots that are over. The book is kept before a record of it goes anywhere.
     async fn round(&mut self, ends: bool) {
-        let tenants = self.tenants();
-        let counters = match blocking(move || Counters::read(tenants)).await {
+        let workloads = self.workloads();
+        let counters = match blocking(move || Counters::read(workloads)).await {
             Ok(counters) => counters,
             Err(error) => return tracing::error!(%error, "the kernel's counters cannot be read"),
         };
@@ -155,12 +143,12 @@ impl Metering {
         }
     }
 
-    /// Whose traffic is metered now; none if that can't be done.
-    fn tenants(&mut self) -> Option<Arc<Vec<Tenant>>> {
+    /// The workloads that run; none if they can't be metered.
+    fn workloads(&self) -> Option<Arc<Vec<Running>>> {
         if self.ports_again.is_some_and(|again| Instant::now() < again) {
             return None;
         }
-        Some(self.deps.tenants.as_ref()?.borrow().clone())
+        Some(self.deps.workloads.as_ref()?.borrow().clone())
     }
 
     /// Books what was read. Gives the ports that are gone: all that they counted is booked.
@@ -253,22 +241,22 @@ struct Ports {
     /// What bridges' ports have counted.
     counted: BTreeMap<u32, Bytes>,
     /// The workloads that run, with the numbers of their network namespaces.
-    namespaces: Vec<(i32, Tenant)>,
+    namespaces: Vec<(i32, Running)>,
 }
 
 impl Counters {
     /// Links come first: a port without one then has counted all it ever will.
-    fn read(tenants: Option<Arc<Vec<Tenant>>>) -> io::Result<Self> {
+    fn read(workloads: Option<Arc<Vec<Running>>>) -> io::Result<Self> {
         let links = links::links()?;
-        let ports = tenants.map(|tenants| {
+        let ports = workloads.map(|workloads| {
             ports::count()?;
             // A workload without a namespace has just ended.
-            let namespace = |tenant: &Tenant| {
-                let number = links::number_of(&tenant.namespace).ok().flatten()?;
-                Some((number, tenant.clone()))
+            let namespace = |running: &Running| {
+                let number = links::number_of(&running.namespace).ok().flatten()?;
+                Some((number, running.clone()))
             };
             Ok(Ports {
-                namespaces: tenants.iter().filter_map(namespace).collect(),
+                namespaces: workloads.iter().filter_map(namespace).collect(),
                 counted: ports::counted()?,
             })
         });

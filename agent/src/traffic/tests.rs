@@ -63,18 +63,19 @@ impl World {
         run(&format!("ip -n {} link del port{number}", self.node.0));
     }
 
-    fn tenants(&self) -> Arc<Vec<Tenant>> {
-        let tenants = (1..).zip(&self.workloads).map(|(number, space)| Tenant {
-            workload: format!("w{number}"),
-            customer: Some(format!("c{number}")),
-            business: None,
+    fn running(&self) -> Arc<Vec<Running>> {
+        let running = (1..).zip(&self.workloads).map(|(number, space)| Running {
+            id: number.to_string(),
+            workload: format!("w{number}").parse().unwrap(),
+            customer: format!("c{number}"),
+            business: "vod".into(),
             namespace: space.path(),
         });
-        Arc::new(tenants.collect())
+        Arc::new(running.collect())
     }
 
-    fn counters(&self, tenants: Arc<Vec<Tenant>>) -> Counters {
-        within(&self.node.0, || Counters::read(Some(tenants))).unwrap()
+    fn counters(&self, running: Arc<Vec<Running>>) -> Counters {
+        within(&self.node.0, || Counters::read(Some(running))).unwrap()
     }
 
     /// Datagrams from one workload to the other; gives how many bytes of IP that is.
@@ -112,7 +113,7 @@ impl Node {
             clock,
             outbox: outbox.unwrap(),
             standing: watch::channel(Standing::default()).1,
-            tenants: None,
+            workloads: None,
         };
         Self {
             metering: Metering::open(deps).await.unwrap(),
@@ -150,9 +151,9 @@ impl Node {
 async fn every_byte_of_a_workload_is_booked_though_it_ends_and_the_agent_is_killed() {
     let (world, folder) = (World::new("all"), tempfile::tempdir().unwrap());
     let mut node = Node::start(folder.path(), 0).await;
-    node.take(world.counters(world.tenants()));
+    node.take(world.counters(world.running()));
     let mut sent = world.send(1, 300, 1000);
-    node.take(world.counters(world.tenants()));
+    node.take(world.counters(world.running()));
     node.metering.keep().await.unwrap();
     assert_eq!(node.records("c1"), (0, sent));
     assert_eq!(node.records("c2"), (sent, 0));
@@ -164,7 +165,7 @@ async fn every_byte_of_a_workload_is_booked_though_it_ends_and_the_agent_is_kill
     let back = world.send(2, 7, 100);
     world.unplug(2);
     let mut node = Node::start(folder.path(), steady_ms).await;
-    let only_first = Arc::new(world.tenants()[..1].to_vec());
+    let only_first = Arc::new(world.running()[..1].to_vec());
     let gone = node.take(world.counters(only_first.clone()));
     assert_eq!(gone.len(), 1);
     assert_eq!(node.records("c1"), (back, sent));
@@ -175,9 +176,9 @@ async fn every_byte_of_a_workload_is_booked_though_it_ends_and_the_agent_is_kill
 
     // Started again it has another port, and what it had before isn't counted twice.
     world.plug(2);
-    assert_eq!(node.take(world.counters(world.tenants())), [0; 0]);
+    assert_eq!(node.take(world.counters(world.running())), [0; 0]);
     let again = world.send(2, 10, 500);
-    node.take(world.counters(world.tenants()));
+    node.take(world.counters(world.running()));
     assert_eq!(node.records("c2"), (sent, back + again));
     assert_eq!(node.records("c1"), (back + again, sent));
 }

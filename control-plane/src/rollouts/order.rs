@@ -120,7 +120,11 @@ pub(super) fn desired(connection: &Connection, device: &str) -> Result<Desired, 
         id: id(&tag, attempt),
         ..template
     });
-    Ok(Desired { revision, release })
+    Ok(Desired {
+        revision,
+        release,
+        workloads: None,
+    })
 }
 
 /// Devices that haven't been told of their last revision.

@@ -4,7 +4,7 @@
 use cairn_release::{Digest, Envelope, Sequence, Version};
 use serde::{Deserialize, Serialize};
 
-use crate::Object;
+use crate::{Object, Workloads};
 
 /// The shared attribute: `{"cairn_desired": revision}`.
 pub const ATTRIBUTE: &str = "cairn_desired";
@@ -17,6 +17,9 @@ pub struct Desired {
     /// The release to run; none: stay as you are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<ReleaseOrder>,
+    /// The workloads to run, all of them; none: not a word of them, and what runs goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workloads: Option<Workloads>,
 }
 
 /// When a node may restart into its trial.

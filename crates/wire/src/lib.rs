@@ -12,7 +12,8 @@
 //! | [`rpc`] | remote calls, in both directions |
 //! | [`provision`] | ThingsBoard's own way of making a device known |
 //! | [`enrol`] | one-time token, signing request, certificate; renewal |
-//! | [`desired`] | what a node shall be: the order to run a release |
+//! | [`desired`] | what a node shall be: the order to run a release, workloads |
+//! | [`workload`] | a customer's Docker container, as it is declared and as it is told of |
 //! | [`report`] | how a node tells of its update |
 //! | [`neighbour`] | what nodes of a site tell each other of an image |
 
@@ -25,10 +26,12 @@ pub mod report;
 pub mod rpc;
 pub mod telemetry;
 pub mod topic;
+pub mod workload;
 
 pub use desired::{Desired, ReleaseOrder, When};
 pub use report::{UpdateReport, UpdateState};
 pub use telemetry::{Record, RecordId};
+pub use workload::{Workload, Workloads};
 
 /// Largest MQTT payload in bytes that either side takes: ThingsBoard's default.
 pub const MAX_PAYLOAD: usize = 65_536;

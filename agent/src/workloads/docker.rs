@@ -1,0 +1,289 @@
+//! The Docker Engine at its socket.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bollard::errors::Error;
+use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum};
+use bollard::query_parameters::{
+    CreateContainerOptions, CreateImageOptionsBuilder, EventsOptionsBuilder,
+    InspectContainerOptions, ListContainersOptionsBuilder, ListImagesOptions,
+    RemoveContainerOptionsBuilder, RemoveImageOptions, RenameContainerOptions,
+    StartContainerOptions, StopContainerOptions,
+};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use cairn_wire::workload::{Image, Workload};
+use cairn_workload::images::Present;
+use cairn_workload::seen::{self, Health, Run};
+use cairn_workload::{Action, Seen, Trouble};
+use futures_util::StreamExt;
+use tokio::sync::{Notify, OnceCell};
+
+use super::Running;
+use super::container;
+use super::engine::{Engine, View};
+
+/// For what Docker answers from memory.
+const QUICK: Duration = Duration::from_secs(30);
+/// For making, starting and removing: a slow disk takes its time.
+const SLOW: Duration = Duration::from_secs(180);
+/// For a stop beyond the longest grace.
+const STOP: Duration = Duration::from_secs(3700);
+/// How long a pull may make no progress. Docker resumes by itself what breaks within.
+const SILENCE: Duration = Duration::from_secs(180);
+
+/// Docker.
+pub struct Socket {
+    path: PathBuf,
+    node: String,
+    volumes: PathBuf,
+    client: OnceCell<Docker>,
+}
+
+impl Socket {
+    /// At a socket; nothing is asked yet.
+    pub fn new(path: PathBuf, node: String, volumes: PathBuf) -> Self {
+        Self {
+            path,
+            node,
+            volumes,
+            client: OnceCell::new(),
+        }
+    }
+
+    /// The client, once Docker has said which version of its API it speaks.
+    async fn client(&self) -> Result<&Docker, Trouble> {
+        let connect = async {
+            let path = self.path.to_string_lossy();
+            // Each call has a limit of its own.
+            let docker = Docker::connect_with_unix(&path, STOP.as_secs(), API_DEFAULT_VERSION)
+                .map_err(trouble)?;
+            within(QUICK, docker.negotiate_version()).await
+        };
+        self.client.get_or_try_init(|| connect).await
+    }
+
+    async fn create(&self, workload: &Workload) -> Result<(), Trouble> {
+        let body = container::body(&self.node, workload, &self.volumes)
+            .map_err(|error| Trouble::Refused(format!("volumes: {error}")))?;
+        let options = CreateContainerOptions {
+            name: Some(seen::current_name(&workload.name)),
+            ..CreateContainerOptions::default()
+        };
+        let client = self.client().await?;
+        within(SLOW, client.create_container(Some(options), body))
+            .await
+            .map(drop)
+    }
+
+    /// By digest: Docker checks each byte against it. That the image is then there under it is checked, too.
+    async fn pull(&self, image: &Image) -> Result<(), Trouble> {
+        let client = self.client().await?;
+        let options = CreateImageOptionsBuilder::default()
+            .from_image(&image.reference())
+            .build();
+        let mut progress = std::pin::pin!(client.create_image(Some(options), None, None));
+        loop {
+            match tokio::time::timeout(SILENCE, progress.next()).await {
+                Err(_) => return Err(Trouble::Unreachable("the pull stands still".to_owned())),
+                Ok(None) => break,
+                Ok(Some(step)) => {
+                    let step = step.map_err(trouble)?;
+                    if let Some(error) = step.error_detail.and_then(|detail| detail.message) {
+                        return Err(Trouble::Refused(error));
+                    }
+                }
+            }
+        }
+        let name = image.local();
+        let inspected = within(QUICK, client.inspect_image(&name)).await?;
+        if inspected
+            .repo_digests
+            .iter()
+            .flatten()
+            .any(|has| *has == name)
+        {
+            Ok(())
+        } else {
+            Err(Trouble::Refused(format!("what came isn't {name}")))
+        }
+    }
+}
+
+impl Engine for Socket {
+    async fn look(&self, node: &str) -> Result<View, Trouble> {
+        let client = self.client().await?;
+        let options = ListContainersOptionsBuilder::default().all(true).build();
+        let listed = within(QUICK, client.list_containers(Some(options))).await?;
+        let mut view = View::default();
+        for summary in listed {
+            let id = summary.id.unwrap_or_default();
+            let labels: BTreeMap<String, String> =
+                summary.labels.unwrap_or_default().into_iter().collect();
+            let mut seen = Seen {
+                name: summary
+                    .names
+                    .and_then(|names| names.into_iter().next())
+                    .map(|name| name.trim_start_matches('/').to_owned())
+                    .unwrap_or_default(),
+                labels,
+                image_id: summary.image_id.unwrap_or_default(),
+                image: summary.image.unwrap_or_default(),
+                run: Run::Dead,
+                restarts: 0,
+                id,
+            };
+            if let Some(workload) = seen.workload(node) {
+                let asked = client.inspect_container(&seen.id, None::<InspectContainerOptions>);
+                let inspected = match within(QUICK, asked).await {
+                    Ok(inspected) => inspected,
+                    // Gone since.
+                    Err(Trouble::Refused(_)) => continue,
+                    Err(trouble) => return Err(trouble),
+                };
+                let label = |key| seen.labels.get(key).cloned().unwrap_or_default();
+                if let Some(namespace) = namespace(&inspected) {
+                    view.running.push(Running {
+                        id: seen.id.clone(),
+                        workload,
+                        customer: label(seen::CUSTOMER),
+                        business: label(seen::BUSINESS),
+                        namespace,
+                    });
+                }
+                complete(&mut seen, inspected);
+            }
+            view.seen.push(seen);
+        }
+        let images = within(QUICK, client.list_images(None::<ListImagesOptions>)).await?;
+        view.images = images
+            .into_iter()
+            .map(|image| Present {
+                id: image.id,
+                names: image.repo_digests,
+                size: u64::try_from(image.size).unwrap_or(0),
+            })
+            .collect();
+        Ok(view)
+    }
+
+    async fn perform(&self, action: &Action) -> Result<(), Trouble> {
+        let client = self.client().await?;
+        let rename = |id: &str, name: String| {
+            let id = id.to_owned();
+            async move {
+                let options = RenameContainerOptions { name };
+                within(QUICK, client.rename_container(&id, options)).await
+            }
+        };
+        match action {
+            Action::Pull { image, .. } => self.pull(image).await,
+            Action::Create(workload) => self.create(workload).await,
+            Action::Start { id, .. } => {
+                let asked = client.start_container(id, None::<StartContainerOptions>);
+                within(SLOW, asked).await.map(drop)
+            }
+            Action::Stop { id, .. } => {
+                // Its own grace was given to Docker when it was made.
+                let asked = client.stop_container(id, None::<StopContainerOptions>);
+                within(STOP, asked).await.map(drop)
+            }
+            Action::SetAside { workload, id } => rename(id, seen::previous_name(workload)).await,
+            Action::Restore { workload, id } => rename(id, seen::current_name(workload)).await,
+            Action::Remove { id, .. } => {
+                // With the nameless volumes that Docker made for it, and without force.
+                let options = RemoveContainerOptionsBuilder::default().v(true).build();
+                within(SLOW, client.remove_container(id, Some(options))).await
+            }
+        }
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<(), Trouble> {
+        let client = self.client().await?;
+        let asked = client.remove_image(name, None::<RemoveImageOptions>, None);
+        within(SLOW, asked).await.map(drop)
+    }
+
+    async fn listen(&self, heard: &Notify) {
+        let Ok(client) = self.client().await else {
+            return;
+        };
+        let filters: HashMap<String, Vec<String>> =
+            [("type".to_owned(), vec!["container".to_owned()])].into();
+        let options = EventsOptionsBuilder::default().filters(&filters).build();
+        let mut events = std::pin::pin!(client.events(Some(options)));
+        while let Some(Ok(event)) = events.next().await {
+            // A health check that runs changes nothing.
+            if !event
+                .action
+                .is_some_and(|action| action.starts_with("exec_"))
+            {
+                heard.notify_one();
+            }
+        }
+    }
+}
+
+/// The file of its network namespace, if it runs.
+fn namespace(inspected: &ContainerInspectResponse) -> Option<PathBuf> {
+    inspected.state.as_ref()?.pid.filter(|pid| *pid > 0)?;
+    let networks = inspected.network_settings.as_ref()?;
+    networks.sandbox_key.as_ref().map(PathBuf::from)
+}
+
+fn complete(seen: &mut Seen, inspected: ContainerInspectResponse) {
+    seen.restarts = inspected
+        .restart_count
+        .and_then(|count| u64::try_from(count).ok())
+        .unwrap_or(0);
+    if let Some(image) = inspected.config.and_then(|config| config.image) {
+        seen.image = image;
+    }
+    let Some(state) = inspected.state else {
+        return;
+    };
+    use ContainerStateStatusEnum as Status;
+    seen.run = match state.status {
+        Some(Status::CREATED) => Run::Created,
+        Some(Status::RUNNING | Status::STOPPING) => Run::Running {
+            health: match state.health.and_then(|health| health.status) {
+                Some(HealthStatusEnum::STARTING) => Health::Starting,
+                Some(HealthStatusEnum::HEALTHY) => Health::Healthy,
+                Some(HealthStatusEnum::UNHEALTHY) => Health::Unhealthy,
+                _ => Health::Unchecked,
+            },
+            since: state.started_at.unwrap_or_default(),
+        },
+        Some(Status::PAUSED) => Run::Paused,
+        Some(Status::RESTARTING) => Run::Restarting,
+        Some(Status::EXITED) => Run::Exited {
+            code: state.exit_code.unwrap_or(0),
+            oom: state.oom_killed.unwrap_or(false),
+        },
+        _ => Run::Dead,
+    };
+}
+
+async fn within<T>(
+    limit: Duration,
+    asked: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Trouble> {
+    match tokio::time::timeout(limit, asked).await {
+        Ok(answer) => answer.map_err(trouble),
+        Err(_) => Err(Trouble::Unreachable(format!(
+            "no answer within {} s",
+            limit.as_secs()
+        ))),
+    }
+}
+
+/// Only what Docker itself says counts against what was asked for.
+fn trouble(error: Error) -> Trouble {
+    match error {
+        Error::DockerResponseServerError { message, .. } => Trouble::Refused(message),
+        Error::DockerStreamError { error } => Trouble::Refused(error),
+        other => Trouble::Unreachable(other.to_string()),
+    }
+}

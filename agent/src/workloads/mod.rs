@@ -1,0 +1,39 @@
+//! Workloads of the node: what [`cairn_workload`] decides, carried out by the Docker Engine.
+//!
+//! | Module | Owns |
+//! |---|---|
+//! | [`settings`] | `[workloads]` |
+//! | [`engine`] | everything that is asked of Docker, as a trait |
+//! | [`docker`] | that trait on the Docker Engine's socket |
+//! | `container` | what a workload's Docker container is made of |
+//! | `runner` | the loop: look, store, do; and what is told of it |
+
+mod container;
+pub mod docker;
+pub mod engine;
+mod runner;
+pub mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use cairn_wire::workload::Name;
+
+pub use runner::{Deps, run};
+pub use settings::{Input, Settings};
+
+/// A Docker container of ours that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// Its id.
+    pub id: String,
+    /// The workload.
+    pub workload: Name,
+    /// Who pays for it.
+    pub customer: String,
+    /// The customer's business.
+    pub business: String,
+    /// A file that stands for its network namespace.
+    pub namespace: PathBuf,
+}

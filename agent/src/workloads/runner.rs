@@ -1,0 +1,273 @@
+//! The loop: look at Docker, decide, store what is remembered, do; and tell what has changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_wire::workload::{Declared, Name, Status, WorkloadState, Workloads, report};
+use cairn_workload::images::{Present, clean_up};
+use cairn_workload::{Action, Memory, Seen, Trouble, World, step};
+use rand::Rng;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use super::engine::Engine;
+use super::{Running, Settings};
+use crate::clock::Clock;
+use crate::files;
+use crate::outbox::{Outbox, Priority};
+use crate::shutdown::{Shutdown, boxed};
+
+/// The longest memory, in bytes.
+const LIMIT: u64 = 8 << 20;
+/// How often Docker is looked at without a word from it.
+const ROUND: Duration = Duration::from_secs(30);
+/// How long Docker is left alone when it doesn't answer.
+const ABSENT: Duration = Duration::from_secs(5);
+/// How long after a change its next ones are waited for, so that many are one.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// What is needed.
+pub struct Deps {
+    /// `[workloads]`.
+    pub settings: Settings,
+    /// The file of what is remembered.
+    pub memory: PathBuf,
+    /// Whose node it is; lives as long as what Docker has does.
+    pub node: String,
+    /// What is declared; none: nobody has said.
+    pub declared: watch::Receiver<Option<Arc<Workloads>>>,
+    /// What of it runs.
+    pub running: watch::Sender<Arc<Vec<Running>>>,
+    /// Where reports go.
+    pub outbox: Outbox,
+    /// The time.
+    pub clock: Clock,
+}
+
+type Ended = (Action, Result<(), Trouble>);
+
+struct Runner<E> {
+    engine: Arc<E>,
+    deps: Deps,
+    memory: Memory,
+    told: BTreeMap<Name, Status>,
+    busy: BTreeSet<Name>,
+    work: JoinSet<Ended>,
+    /// Docker's last answer was none.
+    absent: bool,
+}
+
+/// Runs workloads until told to end. What Docker runs goes on.
+pub async fn run<E: Engine>(engine: E, deps: Deps, mut shutdown: Shutdown) {
+    let engine = Arc::new(engine);
+    let heard = Arc::new(Notify::new());
+    let listening = {
+        let (engine, heard) = (engine.clone(), heard.clone());
+        boxed(async move {
+            loop {
+                engine.listen(&heard).await;
+                tokio::time::sleep(ABSENT).await;
+                heard.notify_one();
+            }
+        })
+    };
+    let mut declared = deps.declared.clone();
+    let mut runner = Runner::new(engine, deps);
+    let looking = boxed(async move {
+        loop {
+            declared.mark_unchanged();
+            let pause = runner.round().await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = heard.notified() => tokio::time::sleep(GATHER).await,
+                changed = declared.changed() => if changed.is_err() { return },
+                Some(ended) = runner.work.join_next() => runner.ended(ended),
+            }
+        }
+    });
+    tokio::select! {
+        () = shutdown.requested() => {}
+        () = listening => {}
+        () = looking => {}
+    }
+}
+
+impl<E: Engine> Runner<E> {
+    fn new(engine: Arc<E>, deps: Deps) -> Self {
+        let kept = files::read(&deps.memory, LIMIT).ok().flatten();
+        let kept = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let mut memory: Memory = kept.unwrap_or_default();
+        memory.begin(&deps.clock.now().boot);
+        Self {
+            engine,
+            deps,
+            memory,
+            told: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            work: JoinSet::new(),
+            absent: false,
+        }
+    }
+
+    /// Looks once, and begins what is to be done; how long to wait for the next look at most.
+    async fn round(&mut self) -> Duration {
+        let view = match self.engine.look(&self.deps.node).await {
+            Ok(view) => view,
+            Err(trouble) => {
+                if !self.absent {
+                    tracing::warn!(%trouble, "workloads are left as they are");
+                }
+                self.absent = true;
+                return ABSENT;
+            }
+        };
+        self.absent = false;
+        self.deps.running.send_if_modified(|running| {
+            let changed = **running != view.running;
+            if changed {
+                *running = Arc::new(view.running.clone());
+            }
+            changed
+        });
+        let declared = self.deps.declared.borrow().clone();
+        let images: BTreeSet<String> = view
+            .images
+            .iter()
+            .flat_map(|image| image.names.iter().cloned())
+            .collect();
+        let now_ms = self.deps.clock.now().mono_ms;
+        let world = World {
+            node: &self.deps.node,
+            declared: declared.as_deref(),
+            allowed: &self.deps.settings.allowed,
+            seen: &view.seen,
+            images: &images,
+            busy: &self.busy,
+            now_ms,
+        };
+        let (mut memory, turn) = step(&world, &self.memory);
+        for action in &turn.actions {
+            if let Action::Pull { image, .. } = action {
+                memory.pulling(&image.local());
+            }
+        }
+        if !self.remember(memory) {
+            return ABSENT;
+        }
+        self.tell(turn.status);
+        for action in turn.actions {
+            self.busy.insert(action.workload().clone());
+            tracing::info!(workload = %action.workload(), action = word(&action), "workload");
+            let engine = self.engine.clone();
+            self.work.spawn(boxed(async move {
+                let result = engine.perform(&action).await;
+                (action, result)
+            }));
+        }
+        if self.busy.is_empty() {
+            self.make_room(&view.images, &view.seen, declared.as_deref())
+                .await;
+        }
+        let due = turn
+            .wake_ms
+            .map(|at| Duration::from_millis(at.saturating_sub(now_ms).max(1)));
+        due.map_or(ROUND, |due| due.min(ROUND))
+    }
+
+    fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
+        let (action, result) = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                tracing::error!(%error, "an order to Docker broke");
+                // Whose it was isn't known; the next look shows what became of it.
+                if self.work.is_empty() {
+                    self.busy.clear();
+                }
+                return;
+            }
+        };
+        self.busy.remove(action.workload());
+        if let Err(trouble) = &result {
+            tracing::warn!(workload = %action.workload(), action = word(&action), %trouble, "workload");
+        }
+        let chance = rand::thread_rng().gen_range(0.0..=1.0);
+        let mut memory = self.memory.clone();
+        let now_ms = self.deps.clock.now().mono_ms;
+        memory.note(&action, result.as_ref().err(), now_ms, chance);
+        self.remember(memory);
+    }
+
+    /// Keeps it on the disk before anything is done by it; whether that worked.
+    fn remember(&mut self, memory: Memory) -> bool {
+        if memory == self.memory {
+            return true;
+        }
+        let stored = serde_json::to_vec(&memory)
+            .map_err(std::io::Error::from)
+            .and_then(|json| files::replace(&self.deps.memory, &json));
+        if let Err(error) = &stored {
+            tracing::warn!(file = %self.deps.memory.display(), %error, "cannot keep what is known of workloads");
+            return false;
+        }
+        self.memory = memory;
+        true
+    }
+
+    /// Only what has changed.
+    fn tell(&mut self, status: BTreeMap<Name, Status>) {
+        for (name, status) in &status {
+            if self.told.get(name) != Some(status) {
+                let priority = Priority::Event;
+                self.deps
+                    .outbox
+                    .append(priority, report::values(name, status));
+            }
+        }
+        self.told = status;
+        self.told
+            .retain(|_, status| status.state != WorkloadState::Removed);
+    }
+
+    async fn make_room(
+        &mut self,
+        present: &[Present],
+        seen: &[Seen],
+        declared: Option<&Workloads>,
+    ) {
+        let wanted = declared
+            .iter()
+            .flat_map(|declared| declared.iter())
+            .filter_map(|item| match item {
+                Declared::Usable(workload) => Some(workload.image.local()),
+                Declared::Unusable { .. } => None,
+            })
+            .collect();
+        let budget = self.deps.settings.image_budget;
+        let (memory, gone) = clean_up(&self.memory, budget, present, seen, &wanted);
+        if !self.remember(memory) {
+            return;
+        }
+        for name in gone {
+            match self.engine.remove_image(&name).await {
+                Ok(()) => {
+                    tracing::info!(image = name, "removed, to keep to workloads.image-budget")
+                }
+                Err(trouble) => tracing::warn!(image = name, %trouble, "cannot be removed"),
+            }
+        }
+    }
+}
+
+fn word(action: &Action) -> &'static str {
+    match action {
+        Action::Pull { .. } => "pull",
+        Action::Create(_) => "create",
+        Action::Start { .. } => "start",
+        Action::Stop { .. } => "stop",
+        Action::SetAside { .. } => "set aside",
+        Action::Restore { .. } => "restore",
+        Action::Remove { .. } => "remove",
+    }
+}
