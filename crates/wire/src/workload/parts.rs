@@ -1,6 +1,6 @@
 //! What a workload is made of.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
