@@ -22,8 +22,9 @@ const BLOCKS: u32 = 5000;
 /// A patch's head and table, once as they are and once as the unpacked table alone.
 pub fn patch(input: &[u8]) -> bool {
     let file = packed(input, [BLOCKS; 2], [Digest([0; 32]); 2]);
-    // The table, and for 5 bytes of it a segment of 64 and a run of 8.
-    let table = within(16 * input.len() + 4096, || Patch::parse(&file));
+    // The table, for 5 bytes of it a segment of 64, and for 2 bytes a run of 8, which may be
+    // announced only.
+    let table = within(18 * input.len() + 4096, || Patch::parse(&file));
     let whole = within(PATCH, || Patch::parse(input));
     let taken = table.is_ok() || whole.is_ok();
     for patch in [table, whole].into_iter().flatten() {
