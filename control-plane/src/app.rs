@@ -13,6 +13,7 @@ use crate::rollouts::Rollouts;
 use crate::sessions::Sessions;
 use crate::store::{Store, StoreError};
 use crate::telemetry::quota::Quota;
+use crate::workloads::Workloads;
 
 /// The running server; clones share it. Its parts are the fields of [`Parts`].
 #[derive(Clone)]
@@ -32,6 +33,8 @@ pub struct Parts {
     pub releases: Releases,
     /// Which device shall run which release.
     pub rollouts: Rollouts,
+    /// What customers have the fleet run.
+    pub workloads: Workloads,
     /// What each device may still store.
     pub quota: Quota,
     /// What Prometheus reads.
@@ -82,6 +85,7 @@ impl App {
             ca,
             releases,
             rollouts,
+            workloads: Workloads::default(),
             quota,
             metrics,
             mqtt_port: AtomicU16::new(0),

@@ -19,6 +19,8 @@
 //! | [`web`] | what all handlers of HTTP share: errors, pages |
 //! | [`releases`] | the release store |
 //! | [`rollouts`] | which device shall run which release |
+//! | [`workloads`] | what customers have the fleet run, and where |
+//! | [`desired`] | what each device shall be: revisions, and who has been told |
 //! | [`alarms`] | what is wrong with devices, and who is told |
 //! | [`duration`] | durations as people write them |
 //! | [`coins`] | limits on what happens at a rate |
@@ -31,6 +33,7 @@ pub mod app;
 pub mod ca;
 pub mod coins;
 pub mod config;
+pub mod desired;
 pub mod devices;
 pub mod duration;
 pub mod metrics;
@@ -45,3 +48,4 @@ pub mod telemetry;
 pub mod tls;
 pub mod traffic;
 pub mod web;
+pub mod workloads;

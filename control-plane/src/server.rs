@@ -141,6 +141,11 @@ impl Server {
                 .clone()
                 .run(app.sessions.clone(), shutdown.clone()),
         );
+        tracker.spawn(app.workloads.clone().run(
+            app.store.clone(),
+            app.sessions.clone(),
+            shutdown.clone(),
+        ));
         tracker.spawn(alarms::run(app.store.clone(), shutdown.clone()));
         tracker.spawn(upkeep::run(app.clone(), current, shutdown.clone()));
         tracker.spawn(admin::serve(app.clone(), listeners.admin, shutdown.clone()));

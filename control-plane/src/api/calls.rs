@@ -8,19 +8,21 @@ use axum::http::StatusCode;
 use cairn_wire::rpc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{ApiError, Body, Path};
+use super::{ApiError, Body, Path, Query};
 use crate::app::App;
-use crate::people::{Need, audit, scope_type};
+use crate::people::{Caller, Need, audit, scope_type};
 use crate::registry;
 use crate::sessions::RpcError;
 
 /// Seconds to wait for a device's answer if nobody says how many, and at most.
 const USUAL_WAIT: u64 = 30;
 const LONGEST_WAIT: u64 = 600;
+/// Lines of a log if nobody says how many.
+const USUAL_LINES: u64 = 100;
 
 /// A call.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -42,9 +44,30 @@ pub struct Answer {
     answer: Value,
 }
 
+/// How much of a log.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Lines {
+    /// The last so many lines, up to 1000; 100 if not said.
+    lines: Option<u64>,
+}
+
+/// What a device may be asked to do with a workload.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WorkloadAction {
+    Start,
+    Stop,
+    Restart,
+    Redeploy,
+}
+
 /// The routes.
 pub fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(call))
+    OpenApiRouter::new()
+        .routes(routes!(call))
+        .routes(routes!(steer))
+        .routes(routes!(workload_logs))
 }
 
 /// Calls a device, and waits for its answer.
@@ -70,27 +93,84 @@ async fn call(
             "expected a method of 1 to 128 bytes",
         ));
     }
-    let (device, method) = (id.clone(), call.method.clone());
-    app.store
-        .write::<_, ApiError, _>(move |tx| {
-            registry::get(tx, &id)?.ok_or_else(|| ApiError::no_device(&id))?;
-            // Params may hold a secret.
-            Ok(audit(
-                tx,
-                &caller.who(),
-                "device.rpc",
-                &format!("device/{id}"),
-                &json!({ "method": method }),
-            )?)
-        })
-        .await?;
     let call = rpc::Call {
         method: call.method,
         params: call.params,
     };
-    let answer = app
-        .sessions
-        .rpc(&device, call, Duration::from_secs(seconds))
+    let answer = ask(&app, &caller, &id, call, seconds).await?;
+    Ok(Json(Answer { answer }))
+}
+
+/// Starts, stops, restarts or redeploys a workload of a device, and waits until the device says what became of it.
+#[utoipa::path(post, path = "/v1/devices/{id}/workloads/{name}/{action}", tag = "workloads",
+    params(("id" = String, Path), ("name" = String, Path), ("action" = String, Path, description = "start, stop, restart or redeploy")),
+    security(("token" = ["rpc"])), responses((status = 200, body = Answer),
+        (status = 409, description = "the device isn't connected"), (status = 504, description = "no answer in time")))]
+async fn steer(
+    caller: Need<scope_type::Rpc>,
+    State(app): State<App>,
+    Path((id, name, action)): Path<(String, String, String)>,
+) -> Result<Json<Answer>, ApiError> {
+    let action: WorkloadAction = serde_json::from_value(json!(action)).map_err(|_| {
+        ApiError::bad(
+            "bad-action",
+            "expected start, stop, restart or redeploy as the action",
+        )
+    })?;
+    let call = rpc::Call {
+        method: rpc::method::WORKLOAD.into(),
+        params: json!({ "name": name, "action": action }),
+    };
+    let answer = ask(&app, &caller, &id, call, LONGEST_WAIT).await?;
+    Ok(Json(Answer { answer }))
+}
+
+/// The last lines that a workload wrote on a device.
+#[utoipa::path(get, path = "/v1/devices/{id}/workloads/{name}/logs", tag = "workloads",
+    params(("id" = String, Path), ("name" = String, Path), Lines), security(("token" = ["rpc"])),
+    responses((status = 200, body = Answer), (status = 409, description = "the device isn't connected")))]
+async fn workload_logs(
+    caller: Need<scope_type::Rpc>,
+    State(app): State<App>,
+    Path((id, name)): Path<(String, String)>,
+    Query(lines): Query<Lines>,
+) -> Result<Json<Answer>, ApiError> {
+    let call = rpc::Call {
+        method: rpc::method::WORKLOAD_LOGS.into(),
+        params: json!({ "name": name, "lines": lines.lines.unwrap_or(USUAL_LINES) }),
+    };
+    let answer = ask(&app, &caller, &id, call, USUAL_WAIT).await?;
+    Ok(Json(Answer { answer }))
+}
+
+/// Calls a device and gives its answer; both in the audit log.
+async fn ask(
+    app: &App,
+    caller: &Caller,
+    device: &str,
+    call: rpc::Call,
+    seconds: u64,
+) -> Result<Value, ApiError> {
+    let (who, id) = (caller.who(), device.to_owned());
+    let mut detail = json!({ "method": call.method });
+    if call.method == rpc::method::WORKLOAD {
+        // Params of other calls may hold a secret.
+        detail["params"] = call.params.clone();
+    }
+    app.store
+        .write::<_, ApiError, _>(move |tx| {
+            registry::get(tx, &id)?.ok_or_else(|| ApiError::no_device(&id))?;
+            Ok(audit(
+                tx,
+                &who,
+                "device.rpc",
+                &format!("device/{id}"),
+                &detail,
+            )?)
+        })
+        .await?;
+    app.sessions
+        .rpc(device, call, Duration::from_secs(seconds))
         .await
         .map_err(|error| match error {
             RpcError::Offline => {
@@ -108,6 +188,5 @@ async fn call(
                 "call-failed",
                 format!("{device}: {error}"),
             ),
-        })?;
-    Ok(Json(Answer { answer }))
+        })
 }

@@ -38,6 +38,8 @@ pub struct Device {
     pub created: i64,
     /// Since when it is shut out.
     pub revoked: Option<i64>,
+    /// Since when it shall run no workloads.
+    pub drained: Option<i64>,
     /// What it said of itself when it enrolled.
     #[schema(value_type = Object)]
     pub facts: cairn_wire::Object,
@@ -65,6 +67,8 @@ pub struct DeviceChange {
     group: Option<String>,
     /// Whose it is from now on; empty: the operator's own.
     supplier: Option<String>,
+    /// Whether it shall run no workloads; those that may run elsewhere move.
+    drained: Option<bool>,
     /// Tags to add.
     #[serde(default)]
     add_tags: Vec<String>,
@@ -92,6 +96,7 @@ fn view(app: &App, device: registry::Device) -> Device {
         created,
         facts,
         revoked,
+        drained,
         last_seen,
         ..
     } = device;
@@ -105,6 +110,7 @@ fn view(app: &App, device: registry::Device) -> Device {
         last_seen,
         created,
         revoked,
+        drained,
         facts,
     }
 }
@@ -161,7 +167,7 @@ async fn show(
     Ok(Json(view(&app, device)))
 }
 
-/// Changes name, group, supplier or tags.
+/// Changes name, group, supplier or tags; drains it, or ends that.
 #[utoipa::path(patch, path = "/v1/devices/{id}", tag = "devices", params(("id" = String, Path)), request_body = DeviceChange,
     security(("token" = ["devices:write"])), responses((status = 200, body = Device)))]
 async fn change(
@@ -197,12 +203,13 @@ async fn change(
         .write::<_, ApiError, _>(move |tx| {
             let detail = json!({
                 "name": wanted.name, "group": wanted.group, "add_tags": wanted.add_tags, "remove_tags": wanted.remove_tags,
-                "supplier": wanted.supplier,
+                "supplier": wanted.supplier, "drained": wanted.drained,
             });
             let change = Change {
                 name: wanted.name,
                 group: wanted.group,
                 supplier: wanted.supplier.map(|name| Some(name).filter(|name| !name.is_empty())),
+                drained: wanted.drained,
                 add_tags: wanted.add_tags,
                 remove_tags: wanted.remove_tags,
             };
@@ -214,6 +221,8 @@ async fn change(
             Ok(device)
         })
         .await?;
+    // What it runs may depend on any of it.
+    app.workloads.wake();
     Ok(Json(view(&app, device)))
 }
 

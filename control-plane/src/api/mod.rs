@@ -81,6 +81,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(audit::routes())
         .merge(crate::releases::rest::routes())
         .merge(crate::rollouts::routes())
+        .merge(crate::workloads::routes())
         .merge(crate::traffic::routes())
         .merge(crate::alarms::routes())
 }

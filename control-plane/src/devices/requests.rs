@@ -11,7 +11,6 @@ use super::now_ms;
 use crate::app::App;
 use crate::registry::attributes::{self, AttributeError, Scope};
 use crate::registry::{DeviceId, digest};
-use crate::rollouts::Rollouts;
 use crate::store::StoreError;
 
 /// Longest time that a claim may stand, in milliseconds: a week.
@@ -51,7 +50,7 @@ pub fn attributes(
         shared: look(Scope::Shared, &shared)?,
     };
     if everything || shared.is_some_and(|keys| keys.iter().any(|key| key == desired::ATTRIBUTE)) {
-        let revision = Rollouts::desired(connection, device)?.revision;
+        let revision = crate::desired::revision(connection, device)?;
         if revision > 0 {
             response
                 .shared

@@ -188,6 +188,10 @@ needed! {
     RolloutsRead,
     /// `rollouts:write`
     RolloutsWrite,
+    /// `workloads:read`
+    WorkloadsRead,
+    /// `workloads:write`
+    WorkloadsWrite,
     /// `alarms:read`
     AlarmsRead,
     /// `alarms:ack`

@@ -35,6 +35,12 @@ pub enum Scope {
     /// Make and steer rollouts.
     #[serde(rename = "rollouts:write")]
     RolloutsWrite,
+    /// See workloads, and where they run.
+    #[serde(rename = "workloads:read")]
+    WorkloadsRead,
+    /// Declare and remove workloads, and see what they were declared with.
+    #[serde(rename = "workloads:write")]
+    WorkloadsWrite,
     /// See traffic and what it comes to.
     #[serde(rename = "traffic:read")]
     TrafficRead,
@@ -63,7 +69,7 @@ pub enum Scope {
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::DevicesRead,
         Self::DevicesWrite,
         Self::Rpc,
@@ -73,6 +79,8 @@ impl Scope {
         Self::ReleasesWrite,
         Self::RolloutsRead,
         Self::RolloutsWrite,
+        Self::WorkloadsRead,
+        Self::WorkloadsWrite,
         Self::TrafficRead,
         Self::AlarmsRead,
         Self::AlarmsAck,
@@ -95,6 +103,8 @@ impl Scope {
             Self::ReleasesWrite => "releases:write",
             Self::RolloutsRead => "rollouts:read",
             Self::RolloutsWrite => "rollouts:write",
+            Self::WorkloadsRead => "workloads:read",
+            Self::WorkloadsWrite => "workloads:write",
             Self::TrafficRead => "traffic:read",
             Self::AlarmsRead => "alarms:read",
             Self::AlarmsAck => "alarms:ack",
@@ -215,7 +225,7 @@ impl fmt::Display for Scopes {
 pub enum Role {
     /// Everything, accounts included.
     Admin,
-    /// Devices, releases, rollouts and alarms.
+    /// Devices, releases, rollouts, workloads and alarms.
     Operator,
     /// Looks, and changes nothing.
     Viewer,
@@ -245,6 +255,7 @@ impl Role {
                 Scope::TokensRead,
                 Scope::ReleasesRead,
                 Scope::RolloutsRead,
+                Scope::WorkloadsRead,
                 Scope::TrafficRead,
                 Scope::AlarmsRead,
                 Scope::ApiTokensWrite,

@@ -51,6 +51,8 @@ pub struct Device {
     pub supplier: Option<String>,
     /// Since when it is shut out.
     pub revoked: Option<i64>,
+    /// Since when it shall run no workloads.
+    pub drained: Option<i64>,
     /// When it last sent something.
     pub last_seen: Option<i64>,
     /// Whether it is connected, as far as the database knows; [`crate::sessions::Sessions::online`] knows better.
@@ -84,6 +86,8 @@ pub struct Change {
     pub group: Option<String>,
     /// A new supplier; the inner `None`: the operator himself.
     pub supplier: Option<Option<String>>,
+    /// Whether it shall run no workloads.
+    pub drained: Option<bool>,
     /// Tags to add.
     pub add_tags: Vec<String>,
     /// Tags to take away.
@@ -91,7 +95,7 @@ pub struct Change {
 }
 
 const COLUMNS: &str = "id, name, grp, created, facts, revoked, last_seen, online,
-    (SELECT json_group_array(tag) FROM (SELECT tag FROM device_tag WHERE device = device.id ORDER BY tag)), supplier";
+    (SELECT json_group_array(tag) FROM (SELECT tag FROM device_tag WHERE device = device.id ORDER BY tag)), supplier, drained";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Device> {
     let facts: String = row.get(4)?;
@@ -107,6 +111,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Device> {
         online: row.get(7)?,
         tags: serde_json::from_str(&tags).unwrap_or_default(),
         supplier: row.get(9)?,
+        drained: row.get(10)?,
     })
 }
 
@@ -194,6 +199,13 @@ pub fn set(
         transaction
             .prepare_cached("UPDATE device SET supplier = ?2 WHERE id = ?1")?
             .execute(params![id, supplier])?;
+    }
+    if let Some(drained) = change.drained {
+        transaction
+            .prepare_cached(
+                "UPDATE device SET drained = CASE WHEN ?2 THEN coalesce(drained, ?3) END WHERE id = ?1",
+            )?
+            .execute(params![id, drained, now()])?;
     }
     tag(transaction, id, &change.add_tags)?;
     for tag in &change.remove_tags {

@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::{self, Among};
 use super::sql::Stored;
-use super::{Inner, Rollouts, order, sql};
+use super::{Inner, Rollouts, sql};
+use crate::desired;
 use crate::people::now;
 use crate::sessions::Sessions;
 use crate::store::{Store, StoreError};
@@ -70,7 +71,7 @@ async fn rounds(rollouts: &Rollouts, sessions: &Sessions, mut arrived: mpsc::Rec
         if let Err(error) = done {
             tracing::error!(%error, "a round of the rollouts failed; it is done again");
         }
-        if let Err(error) = push(store, sessions).await {
+        if let Err(error) = desired::push(store, sessions).await {
             tracing::error!(%error, "devices could not be told of their orders; it is done again");
         }
     }
@@ -219,28 +220,6 @@ async fn sweep(store: &Store, memory: &mut Memory, id: i64, now: i64) -> Result<
         store
             .write(move |tx| admission::arrive(tx, &devices, now))
             .await?;
-    }
-    Ok(())
-}
-
-/// Tells connected devices of their new revisions. The others ask when they connect.
-async fn push(store: &Store, sessions: &Sessions) -> Result<(), StoreError> {
-    for _ in 0..CHUNKS {
-        let devices = store
-            .read(|connection| order::untold(connection, CHUNK))
-            .await?;
-        if devices.is_empty() {
-            return Ok(());
-        }
-        for (device, revision) in &devices {
-            sessions.desired_changed(device, *revision);
-        }
-        let told = move |tx: &Transaction<'_>| {
-            devices
-                .iter()
-                .try_for_each(|(device, revision)| order::told(tx, device, *revision))
-        };
-        store.write::<_, StoreError, _>(told).await?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@
 //! | `report` | what a device's report does |
 //! | `engine` | what happens by itself: arrivals, deadlines, waves, pushes |
 //! | `apply` | the state machine's effects as changes of the database |
-//! | `order` | what each device shall be, and its revision |
+//! | `order` | which device has which order |
 //! | `sql` | rows |
 //! | `tally` | how many there are, for metrics |
 //! | [`view`] | what people see |
@@ -36,7 +36,7 @@ pub mod view;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cairn_wire::{Desired, UpdateReport};
+use cairn_wire::{ReleaseOrder, UpdateReport};
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -75,12 +75,15 @@ impl Rollouts {
         }))
     }
 
-    /// What a device shall be.
+    /// The release that a device shall run; none: as it is.
     ///
     /// # Errors
     /// The database's.
-    pub fn desired(connection: &Connection, device: &str) -> Result<Desired, StoreError> {
-        order::desired(connection, device)
+    pub fn release(
+        connection: &Connection,
+        device: &str,
+    ) -> Result<Option<ReleaseOrder>, StoreError> {
+        order::release(connection, device)
     }
 
     /// A device told of its update. In the transaction that stores the record. A report that is about nothing known changes nothing.

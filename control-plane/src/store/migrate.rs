@@ -16,6 +16,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/006-removed.sql"),
     include_str!("schema/007-alarms.sql"),
     include_str!("schema/008-traffic.sql"),
+    include_str!("schema/009-workloads.sql"),
 ];
 
 pub(super) fn run(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {

@@ -311,8 +311,10 @@ impl<'a> Job<'a> {
         }
         for node in state.nodes.values().copied() {
             let there = state.loads.get(node.id.as_str());
-            let is_there =
-                there.is_some_and(|load| load.workloads.contains_key(self.order.workload.as_str()));
+            // It has just left a drained one, which counts as an obstacle.
+            let is_there = !node.drained
+                && there
+                    .is_some_and(|load| load.workloads.contains_key(self.order.workload.as_str()));
             if is_there || !node.is_meant(&self.order.rule.on) {
                 continue;
             }

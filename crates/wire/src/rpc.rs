@@ -74,6 +74,11 @@ pub mod method {
     pub const STATUS: &str = "status";
     /// The last lines of the journal. Params: `{"unit"?: name, "lines"?: n}`. Result: `{"lines": […]}`.
     pub const LOGS: &str = "logs";
+    /// Starts, stops or restarts a workload, or makes its Docker container anew. Params: `{"name", "action": "start" | "stop" | "restart" |
+    /// "redeploy"}`. Answered when it is done.
+    pub const WORKLOAD: &str = "workload";
+    /// The last lines that a workload wrote. Params: `{"name", "lines"?: n}`. Result: `{"lines": […]}`.
+    pub const WORKLOAD_LOGS: &str = "workload-logs";
     /// Forgets that a release failed. Params: `{"release": digest}`.
     pub const FORGIVE: &str = "forgive-release";
 }

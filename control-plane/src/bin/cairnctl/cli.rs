@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     account, alarm, api_token, audit, call, device, login, release, rollout, token, traffic,
+    workload,
 };
 
 /// The Cairn control plane for people and pipelines
@@ -39,6 +40,9 @@ pub enum Command {
     /// Rollouts: which devices shall run which release
     #[command(subcommand)]
     Rollout(rollout::Command),
+    /// Workloads: what customers have the fleet run, and where
+    #[command(subcommand)]
+    Workload(workload::Command),
     /// Alarms: what is wrong with devices, and who is told
     #[command(subcommand)]
     Alarm(alarm::Command),

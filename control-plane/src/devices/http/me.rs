@@ -15,9 +15,11 @@ use tokio::sync::Semaphore;
 
 use super::{certified, evidence};
 use crate::app::App;
+use crate::desired;
 use crate::registry::{DeviceId, is_label};
 use crate::rollouts::Rollouts;
 use crate::web::ApiError;
+use crate::workloads::Workloads;
 
 /// Uploads at once; each is in memory as a whole.
 static UPLOADS: Semaphore = Semaphore::const_new(32);
@@ -47,13 +49,13 @@ impl Drop for Turn {
 }
 
 pub(super) fn router() -> Router<App> {
-    Router::new().route("/v1/me/desired", get(desired)).route(
+    Router::new().route("/v1/me/desired", get(wanted)).route(
         "/v1/me/evidence/{name}",
         put(upload).layer(DefaultBodyLimit::disable()),
     )
 }
 
-async fn desired(
+async fn wanted(
     State(app): State<App>,
     extensions: Extensions,
     headers: HeaderMap,
@@ -62,7 +64,14 @@ async fn desired(
     app.rollouts.on_connect(&device);
     let desired: Desired = app
         .store
-        .read::<_, ApiError, _>(move |connection| Ok(Rollouts::desired(connection, &device)?))
+        .read::<_, ApiError, _>(move |connection| {
+            // The revision first: what changes meanwhile has another.
+            Ok(Desired {
+                revision: desired::revision(connection, &device)?,
+                release: Rollouts::release(connection, &device)?,
+                workloads: Workloads::declared(connection, &device)?,
+            })
+        })
         .await?;
     let etag = format!("\"{}\"", desired.revision);
     let known = headers

@@ -13,19 +13,29 @@ use std::path::Path;
 use cairn_release::{Digest, Sequence, Version};
 use cairn_wire::report::{Failure, FailureKind};
 use cairn_wire::{Desired, UpdateReport, UpdateState};
-use rusqlite::params;
+use rusqlite::{Connection, params};
 use serde_json::json;
 
 use super::create::{NewRollout, Release};
 use super::engine::Memory;
 use super::steer::Command;
 use super::view::{self, DeviceView, RolloutView, TimelineEvent};
-use super::{create, engine, order, report, steer};
+use super::{Rollouts, create, engine, report, steer};
+use crate::desired;
 use crate::store::{Store, StoreError};
 use crate::web::ApiError;
 
 /// When the tests begin.
 const START: i64 = 1_760_000_000;
+
+/// A device's document, as far as rollouts write it.
+fn wanted(connection: &Connection, device: &str) -> Result<Desired, StoreError> {
+    Ok(Desired {
+        revision: desired::revision(connection, device)?,
+        release: Rollouts::release(connection, device)?,
+        workloads: None,
+    })
+}
 
 /// A database with devices, and the time.
 struct Site {
@@ -139,7 +149,7 @@ impl Site {
     async fn desired(&self, device: &str) -> Desired {
         let device = device.to_owned();
         self.store
-            .read(move |connection| order::desired(connection, &device))
+            .read(move |connection| wanted(connection, &device))
             .await
             .unwrap()
     }

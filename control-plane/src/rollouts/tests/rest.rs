@@ -213,14 +213,14 @@ async fn what_makes_no_sense_is_refused_with_the_field() {
         .write(|tx| super::super::admission::arrive(tx, &["a".to_owned()], now()))
         .await
         .unwrap();
-    let desired = server
+    let order = server
         .app
         .store
-        .read(|connection| Rollouts::desired(connection, "a"))
+        .read(|connection| Rollouts::release(connection, "a"))
         .await
         .unwrap();
     assert_eq!(
-        serde_json::to_value(desired.release.unwrap().downgrade).unwrap(),
+        serde_json::to_value(order.unwrap().downgrade).unwrap(),
         right
     );
 }

@@ -99,7 +99,7 @@ fn copies_are_spread_and_move_from_a_node_that_is_gone_or_drained() {
     let drained = plan(NOW, &nodes, &orders, &placed, &none);
     assert_eq!(drained.remove[0].2, Reason::Drained);
     assert_eq!(drained.place, []);
-    let because = [(Obstacle::Drained, 1), (Obstacle::Gone, 1)].into();
+    let because = [(Obstacle::Drained, 2), (Obstacle::Gone, 1)].into();
     assert_eq!(drained.missing[0].because, because);
 }
 

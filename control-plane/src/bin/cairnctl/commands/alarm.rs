@@ -1,17 +1,14 @@
 //! Alarms: what is wrong, and who is told.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{cell, field, moment};
+use super::{cell, document, field, moment};
 use crate::client::{Client, part};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::output::{Output, fields, table};
-
-/// Largest file with a template or a channel, in bytes.
-const LARGEST: u64 = 256 * 1024;
 
 /// What to do with alarms.
 #[derive(Debug, clap::Subcommand)]
@@ -247,7 +244,7 @@ async fn kept(
             output.result(&found, || format!("{found:#}"))
         }
         Kept::Set { name, file } => {
-            let body = read(&file)?;
+            let body = document(&file, "docs/alarms.md")?;
             let set = client.with(Method::PUT, &path(&name), &body).await?;
             output.result(&set, || format!("{one} {name} is set"))
         }
@@ -258,28 +255,6 @@ async fn kept(
             })
         }
     }
-}
-
-fn read(file: &Path) -> Result<Value> {
-    use std::io::Read as _;
-    let cannot = || Error::new(format!("cannot read {}", file.display()));
-    let bytes = if file == Path::new("-") {
-        let mut bytes = Vec::new();
-        let stdin = std::io::stdin();
-        stdin
-            .take(LARGEST)
-            .read_to_end(&mut bytes)
-            .map_err(|error| cannot().because(error))?;
-        bytes
-    } else {
-        cairn_control_plane::releases::files::read(file, LARGEST)
-            .map_err(|error| cannot().because(error))?
-    };
-    serde_json::from_slice(&bytes).map_err(|error| {
-        cannot()
-            .because(error)
-            .hint("expected JSON, as in docs/alarms.md")
-    })
 }
 
 async fn silence(client: &Client, command: Silence, output: &Output) -> Result<()> {

@@ -53,6 +53,16 @@ pub enum Command {
         #[arg(long = "remove-tag", value_name = "TAG")]
         remove_tags: Vec<String>,
     },
+    /// Have a device run no workloads; those that may run elsewhere move
+    Drain {
+        /// The device's id
+        id: String,
+    },
+    /// End that
+    Undrain {
+        /// The device's id
+        id: String,
+    },
     /// Show a device's attributes, or set shared ones
     Attributes {
         /// The device's id
@@ -159,6 +169,8 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             let changed = client.with(Method::PATCH, &device(&id, ""), &body).await?;
             output.result(&changed, || show(&changed))
         }
+        Command::Drain { id } => drain(&client, &id, true, output).await,
+        Command::Undrain { id } => drain(&client, &id, false, output).await,
         Command::Attributes { id, set } => {
             if !set.is_empty() {
                 let shared: serde_json::Map<_, _> = set.into_iter().collect();
@@ -285,6 +297,14 @@ fn list(items: &[Value]) -> String {
     )
 }
 
+async fn drain(client: &Client, id: &str, drained: bool, output: &Output) -> Result<()> {
+    let body = json!({ "drained": drained });
+    let changed = client
+        .with(Method::PATCH, &format!("/v1/devices/{}", part(id)), &body)
+        .await?;
+    output.result(&changed, || show(&changed))
+}
+
 fn show(device: &Value) -> String {
     let mut text = fields(&[
         ("id", cell(device, "id")),
@@ -296,6 +316,9 @@ fn show(device: &Value) -> String {
         ("enrolled", moment(device, "created")),
         ("last seen", moment(device, "last_seen")),
     ]);
+    if !field(device, "drained").is_null() {
+        text.push_str(&fields(&[("drained", moment(device, "drained"))]));
+    }
     if !field(device, "revoked").is_null() {
         text.push_str(&fields(&[("revoked", moment(device, "revoked"))]));
     }

@@ -13,13 +13,19 @@ pub mod rollout;
 pub mod token;
 pub mod traffic;
 mod upload;
+pub mod workload;
+
+use std::path::Path;
 
 use clap::CommandFactory as _;
 use serde_json::Value;
 
 use crate::cli::{Cli, Command};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::output::Output;
+
+/// Largest file that a person wrote, in bytes.
+const LARGEST_DOCUMENT: u64 = 256 * 1024;
 
 /// Runs a command.
 ///
@@ -34,6 +40,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
         Command::Device(command) => device::run(command, output).await,
         Command::Release(command) => release::run(command, output).await,
         Command::Rollout(command) => rollout::run(command, output).await,
+        Command::Workload(command) => workload::run(command, output).await,
         Command::Alarm(command) => alarm::run(command, output).await,
         Command::Rpc(rpc) => rpc.run(output).await,
         Command::Logs(logs) => logs.run(output).await,
@@ -53,6 +60,29 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
 fn seconds(text: &str) -> std::result::Result<i64, String> {
     let duration = cairn_control_plane::duration::parse(text).map_err(|error| error.to_string())?;
     i64::try_from(duration.as_secs()).map_err(|error| error.to_string())
+}
+
+/// JSON that a person wrote: a file, or stdin (`-`). `described` says where it is described.
+fn document(file: &Path, described: &str) -> Result<Value> {
+    use std::io::Read as _;
+    let cannot = || Error::new(format!("cannot read {}", file.display()));
+    let bytes = if file == Path::new("-") {
+        let mut bytes = Vec::new();
+        let stdin = std::io::stdin();
+        stdin
+            .take(LARGEST_DOCUMENT)
+            .read_to_end(&mut bytes)
+            .map_err(|error| cannot().because(error))?;
+        bytes
+    } else {
+        cairn_control_plane::releases::files::read(file, LARGEST_DOCUMENT)
+            .map_err(|error| cannot().because(error))?
+    };
+    serde_json::from_slice(&bytes).map_err(|error| {
+        cannot()
+            .because(error)
+            .hint(format!("expected JSON, as in {described}"))
+    })
 }
 
 /// A field of an object; null if there is none.
