@@ -137,6 +137,8 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
         started: clock.now().wall_ms.map(|ms| ms / 1000),
         updater: watch::channel(None).0,
         running: watch::channel(Arc::default()).0,
+        workloads: watch::channel(Arc::default()).0,
+        steering: watch::channel(None).0,
         progress: watch::channel(Value::Null).0,
         paths,
         clock,

@@ -221,6 +221,17 @@ pub fn for_people(status: &Value) -> String {
             format!("{} ({state})", plain(&release["version"])),
         );
     }
+    let workloads = at("/workloads").and_then(Value::as_object);
+    for (index, (name, status)) in workloads.into_iter().flatten().enumerate() {
+        let reason = Some(plain(&status["reason"])).filter(|reason| !reason.is_empty());
+        let reason = reason
+            .map(|reason| format!(": {reason}"))
+            .unwrap_or_default();
+        line(
+            if index == 0 { "Workloads" } else { "" },
+            format!("{name} is {}{reason}", plain(&status["state"])),
+        );
+    }
     if let Some(records) = word("/outbox/records") {
         let count = |name: &str| word(&format!("/outbox/{name}")).unwrap_or_else(|| "0".to_owned());
         line(

@@ -1,9 +1,11 @@
 //! The parts of the agent, and how they know of each other.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cairn_release::Digest;
 use cairn_wire::Object;
+use cairn_wire::workload::{self, Name};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -48,6 +50,10 @@ pub(super) struct Agent {
     pub(super) updater: watch::Sender<Option<update::Handle>>,
     /// The workloads that run.
     pub(super) running: watch::Sender<Arc<Vec<workloads::Running>>>,
+    /// How each workload is.
+    pub(super) workloads: watch::Sender<Arc<BTreeMap<Name, workload::Status>>>,
+    /// Where they are asked.
+    pub(super) steering: watch::Sender<Option<workloads::Handle>>,
     /// What it does, as the socket tells it.
     pub(super) progress: watch::Sender<Value>,
 }
@@ -138,6 +144,7 @@ impl Agent {
 
     fn run_workloads(&self, round: &mut Tasks, settings: &workloads::Settings) {
         if !settings.is_enabled() {
+            self.steering.send_replace(None);
             tracing::info!(socket = %settings.socket.display(), "no workloads are run: there is no Docker, or [workloads] says so");
             return;
         }
@@ -150,12 +157,16 @@ impl Agent {
             node.clone(),
             settings.volumes(&self.paths.data),
         );
+        let (handle, asked) = workloads::steer::pair();
+        self.steering.send_replace(Some(handle));
         let deps = workloads::Deps {
             settings: settings.clone(),
             memory: self.paths.agent().join("workloads-memory.json"),
             node,
             declared: self.orders.workloads(),
             running: self.running.clone(),
+            status: self.workloads.clone(),
+            asked,
             outbox: self.outbox.clone(),
             clock: self.clock.clone(),
         };
@@ -271,6 +282,7 @@ impl Agent {
                 "releases": status::releases(&agent.paths.data),
                 "order": order.borrow().as_ref().map(|order| json!({ "id": order.id, "version": order.version, "digest": order.digest })),
                 "update": *agent.progress.borrow(),
+                "workloads": **agent.workloads.borrow(),
                 "last_boot_failure": status::last_boot_failure(&agent.paths.data),
                 "outbox": agent.outbox.stats(),
             })
@@ -301,6 +313,7 @@ impl Agent {
                 let outbox = outbox.clone();
                 Box::pin(async move { outbox.flush().await.map_err(|error| error.to_string()) })
             }),
+            workloads: self.steering.subscribe(),
             http: self.http.clone(),
             reset: Reset::new(&self.paths.data),
             restarting: Arc::new(Semaphore::new(1)),

@@ -10,6 +10,8 @@ use std::time::Duration;
 use cairn_release::Digest;
 use cairn_wire::Object;
 use cairn_wire::rpc::{Call, Reply, method};
+use cairn_wire::workload::Name;
+use cairn_workload::Command;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -18,6 +20,7 @@ use tokio::task::JoinSet;
 use crate::link::Http;
 use crate::link::calls::{AT_A_TIME, FromServer};
 use crate::shutdown::{Shutdown, boxed};
+use crate::workloads;
 use reset::Reset;
 use settings::Settings;
 
@@ -28,7 +31,7 @@ const LAST_WORD: Duration = Duration::from_secs(2);
 /// The most lines of the journal in one answer.
 const LINES: u64 = 1000;
 /// What may be called.
-const KNOWN: [&str; 8] = [
+const KNOWN: [&str; 10] = [
     method::STATUS,
     method::LOGS,
     method::REBOOT,
@@ -37,6 +40,8 @@ const KNOWN: [&str; 8] = [
     method::DIAGNOSTICS,
     method::FORGIVE,
     method::FACTORY_RESET,
+    method::WORKLOAD,
+    method::WORKLOAD_LOGS,
 ];
 /// The most bytes of the journal in one answer.
 const LINES_BYTES: usize = 48 * 1024;
@@ -56,6 +61,8 @@ pub struct Rpc {
     pub forgive: Service<Digest, ()>,
     /// Gathers what helps to find a fault.
     pub diagnose: Service<(), Vec<u8>>,
+    /// The workloads, while there are any to run.
+    pub workloads: watch::Receiver<Option<workloads::Handle>>,
     /// Puts what waits to be sent on the disk.
     pub flush: Service<(), ()>,
     /// Where diagnostics go.
@@ -112,6 +119,16 @@ impl Rpc {
             method::LOGS => logs(&params).await,
             method::DIAGNOSTICS => self.diagnostics().await,
             method::FACTORY_RESET => self.factory_reset(&params).await,
+            method::WORKLOAD => {
+                let (workloads, name) = self.workload(&params)?;
+                let status = workloads.steer(name, command_of(&params)?).await?;
+                serde_json::to_value(status).map_err(|error| error.to_string())
+            }
+            method::WORKLOAD_LOGS => {
+                let (workloads, name) = self.workload(&params)?;
+                let lines = u32::try_from(lines(&params)?).map_err(|error| error.to_string())?;
+                Ok(json!({ "lines": workloads.logs(name, lines).await? }))
+            }
             method::FORGIVE => {
                 let digest = text(&params, "release")?
                     .parse::<Digest>()
@@ -124,6 +141,14 @@ impl Rpc {
                 KNOWN.join(", ")
             )),
         }
+    }
+
+    fn workload(&self, params: &Object) -> Result<(workloads::Handle, Name), String> {
+        let name = text(params, "name")?.parse();
+        let name = name.map_err(|error| format!("name: {error}"))?;
+        let workloads = self.workloads.borrow().clone();
+        let workloads = workloads.ok_or("this node runs no workloads: there is no Docker")?;
+        Ok((workloads, name))
     }
 
     fn reboot(&self, params: &Object) -> Result<Value, String> {
@@ -256,15 +281,29 @@ fn text<'p>(params: &'p Object, name: &str) -> Result<&'p str, String> {
         .ok_or_else(|| format!("{name}: expected a text"))
 }
 
-async fn logs(params: &Object) -> Result<Value, String> {
-    let lines = match params.get("lines") {
-        None => 100,
+fn command_of(params: &Object) -> Result<Command, String> {
+    match text(params, "action")? {
+        "start" => Ok(Command::Start),
+        "stop" => Ok(Command::Stop),
+        "restart" => Ok(Command::Restart),
+        "redeploy" => Ok(Command::Redeploy),
+        _ => Err("action: expected start, stop, restart or redeploy".to_owned()),
+    }
+}
+
+/// How many lines of a log.
+fn lines(params: &Object) -> Result<u64, String> {
+    match params.get("lines") {
+        None => Ok(100),
         Some(lines) => lines
             .as_u64()
             .filter(|lines| (1..=LINES).contains(lines))
-            .ok_or_else(|| format!("lines: expected 1 to {LINES}"))?,
-    };
-    let lines = lines.to_string();
+            .ok_or_else(|| format!("lines: expected 1 to {LINES}")),
+    }
+}
+
+async fn logs(params: &Object) -> Result<Value, String> {
+    let lines = lines(params)?.to_string();
     let mut argv = vec![
         "journalctl",
         "--no-pager",

@@ -20,6 +20,7 @@ fn rpc(data: &std::path::Path, actions: &str) -> Rpc {
         status: Arc::new(|| json!({ "agent": "x" })),
         forgive: Arc::new(|_| Box::pin(async { Ok(()) })),
         diagnose: Arc::new(|()| Box::pin(async { Ok(vec![1]) })),
+        workloads: tokio::sync::watch::channel(None).1,
         flush: Arc::new(|()| Box::pin(async { Ok(()) })),
         http: Http::fixed(Clock::manual("b", 0, 0), Target::default()),
         reset: Reset::new(data),
@@ -47,7 +48,7 @@ fn what_is_not_allowed_is_refused_with_a_reason() {
         (
             "format-disk",
             json!({}),
-            "unknown method \"format-disk\", expected one of status, logs, reboot, restart-unit, run-action, collect-diagnostics, forgive-release, factory-reset",
+            "unknown method \"format-disk\", expected one of status, logs, reboot, restart-unit, run-action, collect-diagnostics, forgive-release, factory-reset, workload, workload-logs",
         ),
         (
             "restart-unit",
@@ -85,6 +86,16 @@ fn what_is_not_allowed_is_refused_with_a_reason() {
             "logs",
             json!({"unit": "--help"}),
             "unit: expected a name as docker.service",
+        ),
+        (
+            "workload",
+            json!({"name": "Web", "action": "stop"}),
+            "name: expected 1 to 63 of a-z0-9-, a letter first and no dash last, got \"Web\"",
+        ),
+        (
+            "workload-logs",
+            json!({"name": "web"}),
+            "this node runs no workloads: there is no Docker",
         ),
         (
             "collect-diagnostics",

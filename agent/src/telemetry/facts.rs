@@ -19,7 +19,7 @@ const TAIL: u64 = 16 * 1024;
 /// Of any text, in characters.
 const TEXT: usize = 256;
 
-/// `agent_version`, `architecture`, `boot_id`, `hardware`, `kernel`, `hostname`; on a node of Cairn also `release`, `sequence`, `slot`, and
+/// `agent_version`, `architecture`, `boot_id`, `hardware`, `kernel`, `hostname`, `memory_bytes`, `processors`; on a node of Cairn also `release`, `sequence`, `slot`, and
 /// `last_boot_failure` if there was one.
 pub fn facts(sources: &Sources) -> Object {
     let mut facts = Object::new();
@@ -44,6 +44,14 @@ pub fn facts(sources: &Sources) -> Object {
         .and_then(|release| sequence(sources, release))
     {
         facts.insert("sequence".to_owned(), sequence.into());
+    }
+    for (name, number) in [
+        ("memory_bytes", memory(sources)),
+        ("processors", processors(sources)),
+    ] {
+        if let Some(number) = number {
+            facts.insert(name.to_owned(), number.into());
+        }
     }
     if let Some(failure) = last_boot_failure(sources) {
         facts.insert("last_boot_failure".to_owned(), failure);
@@ -70,6 +78,26 @@ fn hardware(sources: &Sources) -> Option<String> {
         .map(|text| short(text.trim()))
         .collect();
     Some(words.join(" ").trim().to_owned())
+}
+
+/// All memory that the kernel has.
+fn memory(sources: &Sources) -> Option<u64> {
+    let text = sources.text("proc/meminfo")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// All processors that the kernel has, whatever part of them this program may use.
+fn processors(sources: &Sources) -> Option<u64> {
+    let text = sources.text("proc/stat")?;
+    let one = |line: &&str| {
+        let number = line.strip_prefix("cpu");
+        number.is_some_and(|number| number.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    u64::try_from(text.lines().filter(one).count()).ok()
 }
 
 /// The running release's, from its manifest: the boot has verified it.
@@ -137,6 +165,11 @@ mod tests {
             "cairn.release=1.2.0 cairn.slot=trial cairn.data=PARTUUID=x\n",
         );
         write("proc/sys/kernel/random/boot_id", "8c3b\n");
+        write(
+            "proc/meminfo",
+            "MemTotal:         2036544 kB\nMemFree: 1 kB\n",
+        );
+        write("proc/stat", "cpu  1 2\ncpu0 1 2\ncpu1 0 0\nintr 7\n");
         write("sys/class/dmi/id/sys_vendor", "Maker\n");
         write("sys/class/dmi/id/product_name", "Box\u{7} 3\n");
         write("data/releases/1.2.0/manifest.dsse.json", "{broken");
@@ -150,6 +183,10 @@ mod tests {
             (&"1.2.0".into(), &"trial".into(), &"Maker Box 3".into())
         );
         assert_eq!(facts["last_boot_failure"]["release"], "1.4.0");
+        assert_eq!(
+            (&facts["memory_bytes"], &facts["processors"]),
+            (&2_085_421_056_u64.into(), &2.into())
+        );
         assert!(!facts.contains_key("sequence"));
         write("proc/cmdline", "cairn.release=../../etc cairn.slot=good");
         assert!(!super::facts(&sources).contains_key("release"));

@@ -1,6 +1,6 @@
 //! The Docker Engine at its socket.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum};
 use bollard::query_parameters::{
     CreateContainerOptions, CreateImageOptionsBuilder, EventsOptionsBuilder,
-    InspectContainerOptions, ListContainersOptionsBuilder, ListImagesOptions,
+    InspectContainerOptions, ListContainersOptionsBuilder, ListImagesOptions, LogsOptionsBuilder,
     RemoveContainerOptionsBuilder, RemoveImageOptions, RenameContainerOptions,
     StartContainerOptions, StopContainerOptions,
 };
@@ -33,6 +33,11 @@ const SLOW: Duration = Duration::from_secs(180);
 const STOP: Duration = Duration::from_secs(3700);
 /// How long a pull may make no progress. Docker resumes by itself what breaks within.
 const SILENCE: Duration = Duration::from_secs(180);
+
+/// Of a log, in bytes: an answer is one message.
+const LOG: usize = 48 * 1024;
+/// Of a line of it, in characters.
+const LINE: usize = 4096;
 
 /// Docker.
 pub struct Socket {
@@ -204,6 +209,30 @@ impl Engine for Socket {
         let client = self.client().await?;
         let asked = client.remove_image(name, None::<RemoveImageOptions>, None);
         within(SLOW, asked).await.map(drop)
+    }
+
+    async fn logs(&self, id: &str, lines: u32) -> Result<Vec<String>, Trouble> {
+        let client = self.client().await?;
+        let options = LogsOptionsBuilder::default()
+            .stdout(true)
+            .stderr(true)
+            .timestamps(true)
+            .tail(&lines.to_string())
+            .build();
+        let mut log = std::pin::pin!(client.logs(id, Some(options)));
+        let (mut kept, mut size) = (VecDeque::new(), 0);
+        while let Some(line) = within(QUICK, async { log.next().await.transpose() }).await? {
+            let bytes = line.into_bytes();
+            // What one line has over is lost, not what came before it.
+            let text: String = String::from_utf8_lossy(&bytes).chars().take(LINE).collect();
+            let text = text.trim_end().to_owned();
+            size += text.len();
+            kept.push_back(text);
+            while size > LOG {
+                size -= kept.pop_front().map_or(size, |text| text.len());
+            }
+        }
+        Ok(kept.into())
     }
 
     async fn listen(&self, heard: &Notify) {

@@ -27,6 +27,12 @@ pub trait Engine: Send + Sync + 'static {
     fn perform(&self, action: &Action) -> impl Future<Output = Result<(), Trouble>> + Send;
     /// Removes a name of an image, and the image if it was the last; never by force.
     fn remove_image(&self, name: &str) -> impl Future<Output = Result<(), Trouble>> + Send;
+    /// The last lines that a container wrote, the oldest first.
+    fn logs(
+        &self,
+        id: &str,
+        lines: u32,
+    ) -> impl Future<Output = Result<Vec<String>, Trouble>> + Send;
     /// Tells of each change of a container until Docker ends or doesn't answer.
     fn listen(&self, heard: &Notify) -> impl Future<Output = ()> + Send;
 }

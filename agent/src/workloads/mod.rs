@@ -7,12 +7,14 @@
 //! | [`docker`] | that trait on the Docker Engine's socket |
 //! | `container` | what a workload's Docker container is made of |
 //! | `runner` | the loop: look, store, do; and what is told of it |
+//! | [`steer`] | what an operator asks of one workload, and when that is done |
 
 mod container;
 pub mod docker;
 pub mod engine;
 mod runner;
 pub mod settings;
+pub mod steer;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +24,7 @@ use cairn_wire::workload::Name;
 
 pub use runner::{Deps, run};
 pub use settings::{Input, Settings};
+pub use steer::Handle;
 
 /// A Docker container of ours that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]

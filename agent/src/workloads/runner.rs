@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use cairn_wire::workload::{Declared, Name, Status, WorkloadState, Workloads, report};
 use cairn_workload::images::{Present, clean_up};
+use cairn_workload::seen::current_name;
 use cairn_workload::{Action, Memory, Seen, Trouble, World, step};
 use rand::Rng;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::engine::Engine;
+use super::steer::{Ask, Waiting};
 use super::{Running, Settings};
 use crate::clock::Clock;
 use crate::files;
@@ -40,6 +42,10 @@ pub struct Deps {
     pub declared: watch::Receiver<Option<Arc<Workloads>>>,
     /// What of it runs.
     pub running: watch::Sender<Arc<Vec<Running>>>,
+    /// How each workload is.
+    pub status: watch::Sender<Arc<BTreeMap<Name, Status>>>,
+    /// What operators ask.
+    pub asked: mpsc::Receiver<Ask>,
     /// Where reports go.
     pub outbox: Outbox,
     /// The time.
@@ -53,6 +59,9 @@ struct Runner<E> {
     deps: Deps,
     memory: Memory,
     told: BTreeMap<Name, Status>,
+    /// Each workload's Docker container, as it was seen last.
+    current: BTreeMap<Name, String>,
+    waiting: Waiting,
     busy: BTreeSet<Name>,
     work: JoinSet<Ended>,
     /// Docker's last answer was none.
@@ -84,6 +93,7 @@ pub async fn run<E: Engine>(engine: E, deps: Deps, mut shutdown: Shutdown) {
                 () = heard.notified() => tokio::time::sleep(GATHER).await,
                 changed = declared.changed() => if changed.is_err() { return },
                 Some(ended) = runner.work.join_next() => runner.ended(ended),
+                Some(ask) = runner.deps.asked.recv() => runner.take(ask),
             }
         }
     });
@@ -105,6 +115,8 @@ impl<E: Engine> Runner<E> {
             deps,
             memory,
             told: BTreeMap::new(),
+            current: BTreeMap::new(),
+            waiting: Waiting::default(),
             busy: BTreeSet::new(),
             work: JoinSet::new(),
             absent: false,
@@ -124,6 +136,12 @@ impl<E: Engine> Runner<E> {
             }
         };
         self.absent = false;
+        let node = &self.deps.node;
+        let ours = view.seen.iter().filter_map(|seen| {
+            let name = seen.workload(node)?;
+            (seen.name == current_name(&name)).then(|| (name, seen.id.clone()))
+        });
+        self.current = ours.collect();
         self.deps.running.send_if_modified(|running| {
             let changed = **running != view.running;
             if changed {
@@ -156,6 +174,7 @@ impl<E: Engine> Runner<E> {
         if !self.remember(memory) {
             return ABSENT;
         }
+        self.waiting.settle(&turn.status, &turn.actions, &self.busy);
         self.tell(turn.status);
         for action in turn.actions {
             self.busy.insert(action.workload().clone());
@@ -215,6 +234,38 @@ impl<E: Engine> Runner<E> {
         true
     }
 
+    /// An operator asks for something.
+    fn take(&mut self, ask: Ask) {
+        let (name, known) = match &ask {
+            Ask::Steer(name, ..) | Ask::Logs(name, ..) => (name.clone(), self.told.get(name)),
+        };
+        let missing = || format!("there is no workload {name} here");
+        let current = self.current.get(&name).cloned();
+        match ask {
+            Ask::Steer(name, command, reply) if known.is_some() => {
+                tracing::info!(workload = %name, ?command, "ordered");
+                let mut memory = self.memory.clone();
+                memory.command(&name, command, current.as_deref());
+                if self.remember(memory) {
+                    self.waiting.add(name, reply);
+                } else {
+                    drop(reply.send(Err("the order cannot be kept on the disk".to_owned())));
+                }
+            }
+            Ask::Steer(_, _, reply) => drop(reply.send(Err(missing()))),
+            Ask::Logs(_, lines, reply) => {
+                let Some(id) = current else {
+                    return drop(reply.send(Err(missing())));
+                };
+                let engine = self.engine.clone();
+                tokio::spawn(boxed(async move {
+                    let lines = engine.logs(&id, lines).await;
+                    drop(reply.send(lines.map_err(|trouble| trouble.to_string())));
+                }));
+            }
+        }
+    }
+
     /// Only what has changed.
     fn tell(&mut self, status: BTreeMap<Name, Status>) {
         for (name, status) in &status {
@@ -225,6 +276,7 @@ impl<E: Engine> Runner<E> {
                     .append(priority, report::values(name, status));
             }
         }
+        self.deps.status.send_replace(Arc::new(status.clone()));
         self.told = status;
         self.told
             .retain(|_, status| status.state != WorkloadState::Removed);

@@ -3,16 +3,17 @@
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cairn_wire::workload::Workloads;
+use cairn_wire::workload::{Status, WorkloadState, Workloads};
+use cairn_workload::Command;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::docker::Socket;
-use super::{Deps, Input, Running, Settings, run};
+use super::{Deps, Input, Running, Settings, run, steer};
 use crate::clock::Clock;
 use crate::outbox::{self, Outbox};
 use crate::shutdown::{self, Trigger};
@@ -37,7 +38,7 @@ impl Drop for Process {
     }
 }
 
-fn spawn(command: &mut Command, log: &Path) -> Process {
+fn spawn(command: &mut process::Command, log: &Path) -> Process {
     let log = std::fs::File::options()
         .append(true)
         .create(true)
@@ -61,6 +62,7 @@ struct Site {
     running: watch::Sender<Arc<Vec<Running>>>,
     outbox: Outbox,
     settings: Settings,
+    handle: Option<steer::Handle>,
     folder: tempfile::TempDir,
 }
 
@@ -78,7 +80,7 @@ impl Site {
         );
         std::fs::write(path("registry.yml"), config).unwrap();
         let registry = spawn(
-            Command::new("docker-registry")
+            process::Command::new("docker-registry")
                 .arg("serve")
                 .arg(path("registry.yml")),
             &path("registry.log"),
@@ -100,6 +102,7 @@ impl Site {
             running: watch::channel(Arc::default()).0,
             outbox: Outbox::open(&path("outbox"), &outbox, clock).unwrap(),
             settings,
+            handle: None,
             folder,
         };
         site.start_docker().await;
@@ -108,7 +111,7 @@ impl Site {
         std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
         std::os::unix::fs::symlink("busybox", root.join("bin/sh")).unwrap();
         let tar = site.path("root.tar");
-        let made = Command::new("tar")
+        let made = process::Command::new("tar")
             .arg("-C")
             .arg(&root)
             .arg("-cf")
@@ -140,7 +143,7 @@ impl Site {
     async fn start_docker(&mut self) {
         let host = format!("unix://{}", self.settings.socket.display());
         let path = |name: &str| self.path(name);
-        let mut command = Command::new("dockerd");
+        let mut command = process::Command::new("dockerd");
         command.args([
             "--host",
             &host,
@@ -163,12 +166,16 @@ impl Site {
             node.clone(),
             self.path("volumes"),
         );
+        let (handle, asked) = steer::pair();
+        self.handle = Some(handle);
         let deps = Deps {
             settings: self.settings.clone(),
             memory: self.path("memory.json"),
             node,
             declared: self.declared.subscribe(),
             running: self.running.clone(),
+            status: watch::channel(Arc::default()).0,
+            asked,
             outbox: self.outbox.clone(),
             clock: Clock::open(&self.path("clock"), 0),
         };
@@ -184,7 +191,7 @@ impl Site {
     }
 
     fn ask(&self, arguments: &[&str]) -> Option<String> {
-        let output = Command::new("docker")
+        let output = process::Command::new("docker")
             .env(
                 "DOCKER_HOST",
                 format!("unix://{}", self.settings.socket.display()),
@@ -375,4 +382,62 @@ async fn a_sick_update_gives_way_to_the_one_before_even_if_the_agent_is_killed()
     })
     .await;
     assert!(site.inspect("theirs", "{{.Id}}").is_some());
+}
+
+#[tokio::test]
+async fn what_is_ordered_for_one_is_done_before_it_is_answered() {
+    let mut site = Site::start("").await;
+    let script = "echo begun; exec busybox sleep 1000";
+    site.declare(json!([site.workload("web", script)]));
+    site.until("web runs", |site| site.runs("cairn-web")).await;
+    let web = || "web".parse().unwrap();
+    let state = |status: &Status| status.state;
+    let handle = site.handle.clone().unwrap();
+    let stopped = handle.steer(web(), Command::Stop).await.unwrap();
+    assert_eq!(state(&stopped), WorkloadState::Stopped);
+    assert!(!site.runs("cairn-web"));
+    // It stays so, whoever comes back.
+    site.kill_agent().await;
+    site.start_agent();
+    let handle = site.handle.clone().unwrap();
+    site.until("the agent has looked", |site| {
+        site.told("workload.web.state").contains(&json!("stopped"))
+    })
+    .await;
+    assert!(!site.runs("cairn-web"));
+    let started = handle.steer(web(), Command::Start).await.unwrap();
+    assert_eq!(state(&started), WorkloadState::Running);
+    let at = |site: &Site| site.inspect("cairn-web", "{{.Id}} {{.State.StartedAt}}");
+    let before = at(&site).unwrap();
+    handle.steer(web(), Command::Restart).await.unwrap();
+    let after = at(&site).unwrap();
+    assert_eq!(before[..64], after[..64], "the same Docker container");
+    assert_ne!(before, after);
+    handle.steer(web(), Command::Redeploy).await.unwrap();
+    assert_ne!(at(&site).unwrap()[..64], after[..64]);
+    assert!(site.inspect("cairn-web.previous", "{{.Id}}").is_none());
+    let lines = handle.logs(web(), 10).await.unwrap();
+    assert!(
+        lines.len() == 1 && lines[0].ends_with("Z begun"),
+        "{lines:?}"
+    );
+    let nobody = handle.steer("other".parse().unwrap(), Command::Start).await;
+    assert_eq!(nobody.unwrap_err(), "there is no workload other here");
+    // One that can't run says why.
+    site.declare(json!([site.workload("web", script), {
+        "name": "bad", "owner": { "customer": "acme", "business": "vod" }, "image": site.image, "network": "none",
+        "command": ["/no/such/program"],
+    }]));
+    site.until("bad is known", |site| {
+        !site.told("workload.bad.state").is_empty()
+    })
+    .await;
+    let failed = handle
+        .steer("bad".parse().unwrap(), Command::Start)
+        .await
+        .unwrap_err();
+    assert!(
+        failed.starts_with("workload bad is failed: ") && failed.contains("/no/such/program"),
+        "{failed}"
+    );
 }

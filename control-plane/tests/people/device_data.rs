@@ -152,7 +152,7 @@ async fn telemetry_and_the_timeline_tell_what_the_device_said() {
 }
 
 /// A device that answers calls over HTTP until it has answered so many.
-async fn answer_calls(
+pub async fn answer_calls(
     site_url: String,
     http: reqwest::Client,
     answers: Vec<(&'static str, Value)>,

@@ -14,3 +14,4 @@ mod site;
 mod support;
 mod uploads;
 mod who;
+mod workloads;

@@ -90,6 +90,15 @@ impl<'w> Course<'w> {
             }
             return;
         }
+        if let Some(current) = current
+            && self.item.restart.as_ref() == Some(&current.seen.id)
+        {
+            self.say(State::Restarting, "by a command");
+            return match current.seen.run.is_active() {
+                true => self.stop(current),
+                false => self.start(current),
+            };
+        }
         let spec = wanted.spec();
         let blocked = self
             .item

@@ -30,7 +30,7 @@ pub mod seen;
 pub mod turn;
 
 pub use allowed::Allowed;
-pub use memory::{Memory, Trouble};
+pub use memory::{Command, Memory, Trouble};
 pub use seen::{Health, Run, Seen};
 pub use turn::{Action, Turn, World, step};
 

@@ -34,6 +34,8 @@ pub(crate) struct Item {
     pub held: bool,
     /// The Docker container that shall be replaced although its spec is right.
     pub replace: Option<String>,
+    /// The Docker container that shall be stopped and started again.
+    pub restart: Option<String>,
     /// The Docker container on trial.
     pub trial: Option<Trial>,
     /// Specs that failed, the newest failure last.
@@ -96,6 +98,8 @@ pub enum Command {
     Start,
     /// Stops until [`Command::Start`] or [`Command::Redeploy`], through restarts of the node.
     Stop,
+    /// Stops the Docker container and starts it again, if one is given.
+    Restart,
     /// Forgets what failed, and has a new Docker container take the place of this one, if one is given.
     Redeploy,
 }
@@ -121,9 +125,11 @@ impl Memory {
         let item = self.items.entry(workload.clone()).or_default();
         item.held = command == Command::Stop;
         (item.pull, item.engine) = (None, None);
+        let current = current.map(str::to_owned);
+        item.restart = current.clone().filter(|_| command == Command::Restart);
         if command == Command::Redeploy {
             item.failed.clear();
-            item.replace = current.map(str::to_owned);
+            item.replace = current;
         }
     }
 
@@ -146,6 +152,9 @@ impl Memory {
         };
         let Some(trouble) = trouble else {
             *wait = None;
+            if let Action::Start { id, .. } = action {
+                item.restart = item.restart.take().filter(|wanted| wanted != id);
+            }
             return;
         };
         let before = wait.take().filter(|wait| wait.about == about);

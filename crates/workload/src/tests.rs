@@ -309,6 +309,10 @@ fn a_stop_lasts_and_a_redeployment_makes_another() {
     assert_eq!(node.state("web").0, State::Stopped);
     node.memory.command(&name, Command::Start, None);
     assert_eq!(node.work(), ["start c0"]);
+    node.memory.command(&name, Command::Restart, Some("c0"));
+    assert_eq!(node.work(), ["stop c0", "start c0"]);
+    assert!(node.work().is_empty());
+    assert_eq!(node.state("web").0, State::Running);
     node.memory.command(&name, Command::Redeploy, Some("c0"));
     assert_eq!(
         node.work(),

@@ -89,7 +89,7 @@ impl Rpc {
 }
 
 /// An answer of our agent's shape that says no.
-fn refused(id: &str, answer: &Value) -> Result<()> {
+pub(super) fn refused(id: &str, answer: &Value) -> Result<()> {
     if field(answer, "ok").as_bool() == Some(false) {
         let why = field(answer, "error").as_str().unwrap_or("no reason given");
         return Err(Error::new(format!("{id} refused: {}", clean(why))).code("refused"));
@@ -113,13 +113,15 @@ impl Logs {
         if field(result, "lines").as_array().is_some_and(Vec::is_empty) {
             output.note("the journal has no such lines of this boot");
         }
-        output.result(result, || {
-            let lines = field(result, "lines")
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str);
-            lines.map(|line| format!("{}\n", clean(line))).collect()
-        })
+        output.result(result, || lines(result))
     }
+}
+
+/// The lines of a log.
+pub(super) fn lines(result: &Value) -> String {
+    let lines = field(result, "lines").as_array().into_iter().flatten();
+    lines
+        .filter_map(Value::as_str)
+        .map(|line| format!("{}\n", clean(line)))
+        .collect()
 }

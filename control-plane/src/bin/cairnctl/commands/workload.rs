@@ -1,14 +1,18 @@
 //! Workloads: what customers have the fleet run.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{cell, document, field, moment};
+use super::{call, cell, document, field, moment};
 use crate::client::{Client, part};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::output::{Output, fields, table};
+
+/// How long a device may take to carry an order out; the server waits for less.
+const PATIENCE: Duration = Duration::from_secs(615);
 
 /// What to do with workloads.
 #[derive(Debug, clap::Subcommand)]
@@ -124,33 +128,23 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
         Command::Redeploy(on) => steer(&client, &on, "redeploy", output).await,
         Command::Logs { on, lines } => {
             let answer = client.get(&on.path(&format!("logs?lines={lines}"))).await?;
-            let result = done(&on, &answer)?;
-            output.result(result, || {
-                let lines = field(result, "lines").as_array().into_iter().flatten();
-                lines
-                    .filter_map(|line| Some(format!("{}\n", line.as_str()?)))
-                    .collect()
-            })
+            let answer = field(&answer, "answer");
+            call::refused(&on.device, answer)?;
+            let result = field(answer, "result");
+            output.result(result, || call::lines(result))
         }
     }
 }
 
 async fn steer(client: &Client, on: &On, action: &str, output: &Output) -> Result<()> {
-    let answer = client.post(&on.path(action), &json!({})).await?;
-    let result = done(on, &answer)?;
+    let request = client.request(Method::POST, &on.path(action));
+    let answer = client.send(request.timeout(PATIENCE)).await?;
+    let answer = field(&answer, "answer");
+    call::refused(&on.device, answer)?;
+    let result = field(answer, "result");
     output.result(result, || {
         format!("{} on {} is {}", on.name, on.device, cell(result, "state"))
     })
-}
-
-/// What the device gave, if it did it.
-fn done<'a>(on: &On, answer: &'a Value) -> Result<&'a Value> {
-    let answer = field(answer, "answer");
-    if field(answer, "ok").as_bool() == Some(true) {
-        return Ok(field(answer, "result"));
-    }
-    let reason = cell(answer, "error");
-    Err(Error::new(format!("{}: {reason}", on.device)))
 }
 
 fn workloads(items: &[Value]) -> String {
