@@ -26,6 +26,7 @@ const CRATES: [(&str, &str, &[&str]); 17] = [
         &["cairn-release", "cairn-wire", "cairn-fleet"],
     ),
     ("crates/alarm", "cairn-alarm", &["cairn-fleet"]),
+    ("crates/placement", "cairn-placement", &["cairn-fleet"]),
     ("crates/traffic", "cairn-traffic", &["cairn-release"]),
     (
         "crates/workload",
@@ -62,6 +63,7 @@ const CRATES: [(&str, &str, &[&str]); 17] = [
             "cairn-fleet",
             "cairn-rollout",
             "cairn-alarm",
+            "cairn-placement",
             "cairn-traffic",
         ],
     ),
@@ -109,6 +111,7 @@ const PURE: [&str; 10] = [
     "crates/fleet",
     "crates/rollout",
     "crates/alarm",
+    "crates/placement",
     "crates/traffic",
     "crates/workload",
 ];

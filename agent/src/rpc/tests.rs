@@ -90,7 +90,7 @@ fn what_is_not_allowed_is_refused_with_a_reason() {
         (
             "workload",
             json!({"name": "Web", "action": "stop"}),
-            "name: expected 1 to 63 of a-z0-9-, a letter first and no dash last, got \"Web\"",
+            "name: expected a name of 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit, got \"Web\"",
         ),
         (
             "workload-logs",
