@@ -156,6 +156,7 @@ impl Agent {
             settings.socket.clone(),
             node.clone(),
             settings.volumes(&self.paths.data),
+            self.orders.logins(),
         );
         let (handle, asked) = workloads::steer::pair();
         self.steering.send_replace(Some(handle));

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cairn_wire::attributes::Change;
+use cairn_wire::workload::Login;
 use cairn_wire::{Desired, Object, ReleaseOrder, Workloads, desired};
 use rand::Rng;
 use serde::Serialize;
@@ -23,7 +24,7 @@ use crate::files;
 use crate::shutdown::Shutdown;
 
 /// The longest document, in bytes.
-const LIMIT: usize = 256 * 1024;
+const LIMIT: usize = 2560 * 1024;
 /// The shared attributes that matter.
 pub const KEYS: [&str; 8] = [
     desired::ATTRIBUTE,
@@ -44,9 +45,11 @@ struct Inner {
     file: PathBuf,
     /// Where the workloads are kept, so that they run after a restart without a link.
     workloads_file: PathBuf,
+    logins_file: PathBuf,
     shared: Mutex<Object>,
     order: watch::Sender<Option<ReleaseOrder>>,
     workloads: watch::Sender<Option<Arc<Workloads>>>,
+    logins: watch::Sender<Arc<Vec<Login>>>,
     look: Notify,
     /// Whether the server has the document: then `fw_*` counts for nothing.
     has_document: Mutex<Option<bool>>,
@@ -66,12 +69,16 @@ impl Orders {
         let workloads_file = folder.join("workloads.json");
         let order = kept::<Option<ReleaseOrder>>(&file).flatten();
         let workloads = kept::<Workloads>(&workloads_file).map(Arc::new);
+        let logins_file = folder.join("registries.json");
+        let logins = kept::<Vec<Login>>(&logins_file).unwrap_or_default();
         Self(Arc::new(Inner {
             file,
             workloads_file,
+            logins_file,
             shared: Mutex::default(),
             order: watch::channel(order).0,
             workloads: watch::channel(workloads).0,
+            logins: watch::channel(Arc::new(logins)).0,
             look: Notify::new(),
             has_document: Mutex::default(),
         }))
@@ -85,6 +92,11 @@ impl Orders {
     /// The workloads that are declared; none: nobody has said.
     pub fn workloads(&self) -> watch::Receiver<Option<Arc<Workloads>>> {
         self.0.workloads.subscribe()
+    }
+
+    /// Users of the registries that the workloads' images come from.
+    pub fn logins(&self) -> watch::Receiver<Arc<Vec<Login>>> {
+        self.0.logins.subscribe()
     }
 
     /// There may be a new document, or the server may be back.
@@ -172,8 +184,13 @@ impl Orders {
     }
 
     /// A document that says nothing of workloads changes nothing about them.
-    fn declare(&self, workloads: Option<Workloads>) {
+    fn declare(&self, workloads: Option<Workloads>, logins: Vec<Login>) {
         let Some(workloads) = workloads else { return };
+        // Before what needs them.
+        if **self.0.logins.borrow() != logins {
+            keep(&self.0.logins_file, &logins);
+            self.0.logins.send_replace(Arc::new(logins));
+        }
         if self.0.workloads.borrow().as_deref() == Some(&workloads) {
             return;
         }
@@ -300,7 +317,7 @@ impl Orders {
                 reason: format!("expected the desired state: {error}"),
             })?;
         self.set(desired.release);
-        self.declare(desired.workloads);
+        self.declare(desired.workloads, desired.logins);
         *seen = tag.map(|etag| Seen { from: target, etag });
         Ok(())
     }
@@ -440,8 +457,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let orders = Orders::open(folder.path());
         assert_eq!(*orders.workloads().borrow(), None);
-        orders.declare(Some(Workloads::default()));
-        orders.declare(None);
+        let login = r#"[{"registry":"r.example.org","user":"u","password":"p"}]"#;
+        let logins: Vec<Login> = serde_json::from_str(login).unwrap();
+        orders.declare(Some(Workloads::default()), logins.clone());
+        orders.declare(None, Vec::new());
+        assert_eq!(**orders.logins().borrow(), logins);
+        assert_eq!(**Orders::open(folder.path()).logins().borrow(), logins);
         let again = Orders::open(folder.path()).workloads();
         assert_eq!(again.borrow().as_deref(), Some(&Workloads::default()));
     }

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bollard::auth::DockerCredentials;
 use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum};
 use bollard::query_parameters::{
@@ -14,12 +16,12 @@ use bollard::query_parameters::{
     StartContainerOptions, StopContainerOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
-use cairn_wire::workload::{Image, Workload};
+use cairn_wire::workload::{Image, Login, Workload};
 use cairn_workload::images::Present;
 use cairn_workload::seen::{self, Health, Run};
 use cairn_workload::{Action, Seen, Trouble};
 use futures_util::StreamExt;
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, watch};
 
 use super::Running;
 use super::container;
@@ -44,16 +46,23 @@ pub struct Socket {
     path: PathBuf,
     node: String,
     volumes: PathBuf,
+    logins: watch::Receiver<Arc<Vec<Login>>>,
     client: OnceCell<Docker>,
 }
 
 impl Socket {
     /// At a socket; nothing is asked yet.
-    pub fn new(path: PathBuf, node: String, volumes: PathBuf) -> Self {
+    pub fn new(
+        path: PathBuf,
+        node: String,
+        volumes: PathBuf,
+        logins: watch::Receiver<Arc<Vec<Login>>>,
+    ) -> Self {
         Self {
             path,
             node,
             volumes,
+            logins,
             client: OnceCell::new(),
         }
     }
@@ -89,7 +98,12 @@ impl Socket {
         let options = CreateImageOptionsBuilder::default()
             .from_image(&image.reference())
             .build();
-        let mut progress = std::pin::pin!(client.create_image(Some(options), None, None));
+        let logins = self.logins.borrow().clone();
+        let login = logins
+            .iter()
+            .find(|login| login.registry.as_str() == image.registry());
+        let credentials = login.map(credentials).transpose()?;
+        let mut progress = std::pin::pin!(client.create_image(Some(options), None, credentials));
         loop {
             match tokio::time::timeout(SILENCE, progress.next()).await {
                 Err(_) => return Err(Trouble::Unreachable("the pull stands still".to_owned())),
@@ -308,11 +322,61 @@ async fn within<T>(
     }
 }
 
+/// As the client library takes them. It writes base64 with `+` and `/` where Docker reads `-` and `_` and else ignores all of it; so what would
+/// come to these is refused here.
+fn credentials(login: &Login) -> Result<DockerCredentials, Trouble> {
+    let credentials = DockerCredentials {
+        serveraddress: Some(login.registry.as_str().to_owned()),
+        username: Some(login.user.clone()),
+        password: Some(login.password.reveal().to_owned()),
+        ..DockerCredentials::default()
+    };
+    let json = serde_json::to_vec(&credentials).unwrap_or_default();
+    let spoilt = json.chunks(3).any(|three| {
+        let bits = (0..3).fold(0_u32, |bits, at| {
+            bits << 8 | u32::from(three.get(at).copied().unwrap_or(0))
+        });
+        [18, 12, 6, 0]
+            .into_iter()
+            .any(|shift| bits >> shift & 63 >= 62)
+    });
+    if spoilt {
+        return Err(Trouble::Refused(format!(
+            "user and password of {} can't be given to Docker; expected ones without > ? ~ and letters beyond ASCII",
+            login.registry.as_str()
+        )));
+    }
+    Ok(credentials)
+}
+
 /// Only what Docker itself says counts against what was asked for.
 fn trouble(error: Error) -> Trouble {
     match error {
         Error::DockerResponseServerError { message, .. } => Trouble::Refused(message),
         Error::DockerStreamError { error } => Trouble::Refused(error),
         other => Trouble::Unreachable(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_that_docker_would_not_read_is_refused_without_being_shown() {
+        let login = |password: &str| {
+            let json = serde_json::json!({ "registry": "r.example.org", "user": "u", "password": password });
+            serde_json::from_value::<Login>(json).unwrap()
+        };
+        assert!(credentials(&login("Az09-_.!$%&")).is_ok());
+        let refused = |password| credentials(&login(password)).unwrap_err().to_string();
+        // One of three places in a row is the one that matters.
+        for password in ["~~~", "???", ">>>"] {
+            let reason = refused(password);
+            assert!(
+                reason.contains("r.example.org") && !reason.contains(password),
+                "{reason}"
+            );
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 mod site;
 
+use std::sync::Arc;
+
 use cairn_wire::workload::{Status, WorkloadState};
 use cairn_workload::Command;
 use serde_json::json;
@@ -219,4 +221,28 @@ async fn a_full_disk_stops_nobody_who_runs_and_is_told() {
     std::fs::remove_file(ballast).unwrap();
     site.until("the other runs", |site| site.runs("cairn-other"))
         .await;
+}
+
+#[tokio::test]
+async fn a_registry_that_wants_a_password_is_given_it_and_nobody_else_sees_it() {
+    let mut site = Site::start("").await;
+    site.lock_registry();
+    site.declare(json!([site.workload("web", SLEEP)]));
+    site.until_told("workload.web.reason", |reason| !reason.is_empty())
+        .await;
+    let registry = site.image.split('/').next().unwrap().to_owned();
+    let login = json!([{ "registry": registry, "user": "edge", "password": "very-secret" }]);
+    site.logins
+        .send_replace(Arc::new(serde_json::from_value(login).unwrap()));
+    site.until("web runs", |site| site.runs("cairn-web")).await;
+    assert!(
+        !site
+            .inspect("cairn-web", "{{json .}}")
+            .unwrap()
+            .contains("very-secret")
+    );
+    for log in ["docker.log", "registry.log"] {
+        let log = std::fs::read_to_string(site.path(log)).unwrap();
+        assert!(!log.contains("very-secret"));
+    }
 }

@@ -10,6 +10,8 @@ use crate::store::StoreError;
 
 /// The most workloads of a fleet.
 pub const MAX: i64 = 10_000;
+/// The longest workload, as JSON in bytes: a device reads all of its workloads in one document.
+const LARGEST: usize = 16 * 1024;
 /// The field of a declaration that says where; all others are the workload's own.
 const PLACE: &str = "place";
 
@@ -45,6 +47,10 @@ impl Declaration {
         let workload: Workload =
             serde_json::from_value(Value::Object(fields)).map_err(|error| error.to_string())?;
         workload.check()?;
+        let size = serde_json::to_vec(&workload).map_or(0, |bytes| bytes.len());
+        if size > LARGEST {
+            return Err(format!("expected at most {LARGEST} bytes, got {size}"));
+        }
         Ok(Self { workload, rule })
     }
 

@@ -6,12 +6,14 @@
 //! | Module | Owns |
 //! |---|---|
 //! | [`declare`] | declaring and removing a workload |
+//! | [`logins`] | users of the registries that images come from |
 //! | `look` | what a plan has to know of devices |
 //! | `scheduler` | making plans, and carrying them out |
 //! | [`view`] | what people see |
 //! | [`rest`] | `/v1/workloads`, `/v1/devices/{id}/workloads` |
 
 pub mod declare;
+pub mod logins;
 mod look;
 pub mod rest;
 mod scheduler;
@@ -21,8 +23,8 @@ pub mod view;
 
 use std::sync::Arc;
 
-use cairn_wire::workload;
-use rusqlite::{Connection, OptionalExtension};
+use cairn_wire::workload::{self, Login};
+use rusqlite::Connection;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -36,19 +38,18 @@ use crate::store::{Store, StoreError};
 pub struct Workloads(Arc<Notify>);
 
 impl Workloads {
-    /// The workloads of a device's document; none if nothing was ever placed there.
+    /// The workloads of a device's document, and what their registries want to know; none if nothing was ever placed there.
     ///
     /// # Errors
     /// The database's.
     pub fn declared(
         connection: &Connection,
         device: &str,
-    ) -> Result<Option<workload::Workloads>, StoreError> {
+    ) -> Result<(Option<workload::Workloads>, Vec<Login>), StoreError> {
         let mut query = connection
             .prepare_cached("SELECT 1 FROM desired WHERE device = ?1 AND workloads <> 0")?;
-        let known: Option<i64> = query.query_row([device], |row| row.get(0)).optional()?;
-        if known.is_none() {
-            return Ok(None);
+        if !query.exists([device])? {
+            return Ok((None, Vec::new()));
         }
         let mut query = connection.prepare_cached(
             "SELECT declared FROM placement JOIN workload ON workload = name
@@ -58,7 +59,11 @@ impl Workloads {
         let texts: Vec<String> = rows.collect::<Result<_, _>>()?;
         // Each was read before it was kept; one that can't be read any more says so to the device, alone.
         let list = format!("[{}]", texts.join(","));
-        Ok(serde_json::from_str(&list).ok())
+        let Some(workloads) = serde_json::from_str(&list).ok() else {
+            return Ok((None, Vec::new()));
+        };
+        let logins = logins::needed(connection, &workloads)?;
+        Ok((Some(workloads), logins))
     }
 
     /// Something has changed that plans depend on.

@@ -3,11 +3,15 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use cairn_wire::workload::{Login, Registry, Secret};
+use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::declare::{self, Declaration, MAX};
+use super::logins::{self, LoginView};
 use super::view::{self, PlaceView, WorkloadView};
 use crate::app::App;
 use crate::people::{Need, audit, now, scope_type};
@@ -22,6 +26,19 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(declaration))
         .routes(routes!(places))
         .routes(routes!(of_device))
+        .routes(routes!(list_logins))
+        .routes(routes!(set_login, remove_login))
+}
+
+/// A user of a registry.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewLogin {
+    /// The user.
+    user: String,
+    /// The password, or a token that stands for one. Nobody is shown it again.
+    #[schema(value_type = String)]
+    password: Secret,
 }
 
 fn missing(name: &str) -> ApiError {
@@ -178,4 +195,85 @@ async fn of_device(
         })
         .await?;
     Ok(Json(found))
+}
+
+/// Users of registries that images come from; without their passwords.
+#[utoipa::path(get, path = "/v1/registry-logins", tag = "workloads",
+    security(("token" = ["workloads:read"])), responses((status = 200, body = Vec<LoginView>)))]
+async fn list_logins(
+    _: Need<scope_type::WorkloadsRead>,
+    State(app): State<App>,
+) -> Result<Json<Vec<LoginView>>, ApiError> {
+    let found = app
+        .store
+        .read::<_, ApiError, _>(move |c| Ok(logins::list(c)?))
+        .await?;
+    Ok(Json(found))
+}
+
+/// Sets the user of a registry. Only devices that run an image from there are given it.
+#[utoipa::path(put, path = "/v1/registry-logins/{registry}", tag = "workloads", params(("registry" = String, Path)), request_body = NewLogin,
+    security(("token" = ["workloads:write"])), responses((status = 204)))]
+async fn set_login(
+    caller: Need<scope_type::WorkloadsWrite>,
+    State(app): State<App>,
+    Path(registry): Path<String>,
+    Body(new): Body<NewLogin>,
+) -> Result<StatusCode, ApiError> {
+    let bad = |reason: String| ApiError::bad("bad-login", reason);
+    let login = Login {
+        registry: Registry::try_from(registry)
+            .map_err(|error| bad(format!("registry: {error}")))?,
+        user: new.user,
+        password: new.password,
+    };
+    login.check().map_err(bad)?;
+    app.store
+        .write::<_, ApiError, _>(move |tx| {
+            if !logins::set(tx, &login, &caller.who(), now())? {
+                return Err(ApiError::conflict(
+                    "too-many-logins",
+                    format!("there may be {} registries", logins::MAX),
+                ));
+            }
+            let what = format!("registry/{}", login.registry.as_str());
+            let detail = json!({ "user": login.user });
+            Ok(audit(
+                tx,
+                &caller.who(),
+                "registry-login.set",
+                &what,
+                &detail,
+            )?)
+        })
+        .await?;
+    app.workloads.wake();
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Forgets the user of a registry.
+#[utoipa::path(delete, path = "/v1/registry-logins/{registry}", tag = "workloads", params(("registry" = String, Path)),
+    security(("token" = ["workloads:write"])), responses((status = 204)))]
+async fn remove_login(
+    caller: Need<scope_type::WorkloadsWrite>,
+    State(app): State<App>,
+    Path(registry): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    app.store
+        .write::<_, ApiError, _>(move |tx| {
+            if !logins::remove(tx, &registry, now())? {
+                return Err(ApiError::not_found(format!("login at {registry:?}")));
+            }
+            let what = format!("registry/{registry}");
+            Ok(audit(
+                tx,
+                &caller.who(),
+                "registry-login.remove",
+                &what,
+                &json!({}),
+            )?)
+        })
+        .await?;
+    app.workloads.wake();
+    Ok(StatusCode::NO_CONTENT)
 }

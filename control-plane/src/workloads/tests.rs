@@ -83,7 +83,7 @@ impl Site {
     /// The revision of a device's document, and the names in it.
     async fn document(&self, device: &'static str) -> (u64, Option<Vec<String>>) {
         let read = move |connection: &Connection| {
-            let declared = Workloads::declared(connection, device)?;
+            let (declared, _) = Workloads::declared(connection, device)?;
             let name = |item: &Declared| match item {
                 Declared::Usable(workload) => workload.name.to_string(),
                 Declared::Unusable { reason, .. } => panic!("{reason}"),

@@ -32,14 +32,19 @@ fn with_stdin(mut command: Command, stdin: &str) -> Output {
 
 /// Runs it with a token from the environment, as a pipeline does; gives its JSON.
 pub fn run(site: &Site, token: &str, arguments: &[&str]) -> Value {
-    let done = command(site)
+    run_with_stdin(site, token, arguments, "")
+}
+
+/// The same with something on stdin.
+pub fn run_with_stdin(site: &Site, token: &str, arguments: &[&str], stdin: &str) -> Value {
+    let mut command = command(site);
+    command
         .env("CAIRN_SERVER", &site.url)
         .env("CAIRN_CA", site.data().join("ca/ca.pem"))
         .env("CAIRN_TOKEN", token)
         .arg("--json")
-        .args(arguments)
-        .output()
-        .unwrap();
+        .args(arguments);
+    let done = with_stdin(command, stdin);
     assert!(
         done.status.success(),
         "{arguments:?}: {}",

@@ -103,6 +103,52 @@ async fn what_is_declared_comes_to_the_devices_that_are_meant() {
     assert_eq!(whole["environment"]["TOKEN"], "very-secret");
     assert_eq!(whole["place"], json!({ "on": { "group": "fra" } }));
 
+    // A registry's user comes with what needs it, and to nobody else.
+    let revision = document(&site, &http, 0).await["revision"]
+        .as_u64()
+        .unwrap();
+    for registry in ["registry.example.org", "other.example.org"] {
+        let set = [
+            "registry",
+            "set",
+            registry,
+            "--user",
+            "edge",
+            "--password-stdin",
+        ];
+        let done = cairnctl::run_with_stdin(&site, &root, &set, "pass-of-registry\n");
+        assert_eq!(done["user"], "edge");
+    }
+    let desired = document(&site, &http, revision).await;
+    let login = json!([{ "registry": "registry.example.org", "user": "edge", "password": "pass-of-registry" }]);
+    assert_eq!(desired["logins"], login);
+    let list = cairnctl::run(&site, &root, &["registry", "list"]);
+    assert!(list.as_array().unwrap().len() == 2 && !list.to_string().contains("pass-of"));
+    let audit = site.get("/v1/audit", &root).await.body.to_string();
+    assert!(audit.contains("registry-login.set") && !audit.contains("pass-of"));
+    let put = json!({ "user": "edge", "password": "x" });
+    let bad = site
+        .call(Method::PUT, "/v1/registry-logins/nginx", Some(&root), put)
+        .await;
+    assert!(
+        bad.body["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("registry: expected a registry as")
+    );
+    cairnctl::run(
+        &site,
+        &root,
+        &["registry", "remove", "registry.example.org"],
+    );
+    let revision = desired["revision"].as_u64().unwrap();
+    assert!(
+        document(&site, &http, revision)
+            .await
+            .get("logins")
+            .is_none()
+    );
+
     // Mistakes are named, and change nothing.
     for (body, reason) in [
         (

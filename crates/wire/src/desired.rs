@@ -4,6 +4,7 @@
 use cairn_release::{Digest, Envelope, Sequence, Version};
 use serde::{Deserialize, Serialize};
 
+use crate::workload::Login;
 use crate::{Object, Workloads};
 
 /// The shared attribute: `{"cairn_desired": revision}`.
@@ -20,6 +21,9 @@ pub struct Desired {
     /// The workloads to run, all of them; none: not a word of them, and what runs goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workloads: Option<Workloads>,
+    /// Users of the registries that the workloads' images come from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logins: Vec<Login>,
 }
 
 /// When a node may restart into its trial.

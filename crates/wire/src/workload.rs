@@ -9,10 +9,12 @@
 //! | [`image`] | images by digest |
 //! | [`parts`] | what a workload is made of |
 //! | [`declared`] | the list, item by item |
+//! | [`login`] | what registries want to know |
 //! | [`report`] | how a node tells of its workloads |
 
 pub mod declared;
 pub mod image;
+pub mod login;
 pub mod parts;
 pub mod report;
 pub mod text;
@@ -24,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use declared::{Declared, Workloads};
 pub use image::Image;
+pub use login::{Login, Registry, Secret};
 pub use parts::{
     Cpus, Device, Health, Limits, Network, Owner, Port, Protocol, Restart, Source, Stop, Update,
     Volume,

@@ -7,7 +7,7 @@ use std::process::{self, Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cairn_wire::workload::Workloads;
+use cairn_wire::workload::{Login, Workloads};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -69,7 +69,7 @@ impl Drop for Disk {
 /// Docker, a registry, an image there, and the agent's part that runs workloads.
 pub(super) struct Site {
     pub(super) dockerd: Option<Process>,
-    _registry: Process,
+    registry: Option<Process>,
     pub(super) image: String,
     agent: Option<(Trigger, tokio::task::JoinHandle<()>)>,
     declared: watch::Sender<Option<Arc<Workloads>>>,
@@ -78,8 +78,21 @@ pub(super) struct Site {
     settings: Settings,
     pub(super) handle: Option<steer::Handle>,
     port: u16,
+    pub(super) logins: watch::Sender<Arc<Vec<Login>>>,
     disk: Option<Disk>,
     folder: tempfile::TempDir,
+}
+
+fn start_registry(folder: &Path, port: u16, more: &str) -> Process {
+    let config = format!(
+        "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n{more}",
+        folder.join("registry").display()
+    );
+    let file = folder.join("registry.yml");
+    std::fs::write(&file, config).unwrap();
+    let mut command = process::Command::new("docker-registry");
+    command.arg("serve").arg(&file);
+    spawn(&mut command, &folder.join("registry.log"))
 }
 
 impl Site {
@@ -90,17 +103,7 @@ impl Site {
             .and_then(|listener| listener.local_addr())
             .unwrap()
             .port();
-        let config = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n",
-            path("registry").display()
-        );
-        std::fs::write(path("registry.yml"), config).unwrap();
-        let registry = spawn(
-            process::Command::new("docker-registry")
-                .arg("serve")
-                .arg(path("registry.yml")),
-            &path("registry.log"),
-        );
+        let registry = start_registry(folder.path(), port, "");
         let input: Input = toml::from_str(settings).unwrap();
         let mut settings = Settings::check(&input).unwrap();
         settings.socket = path("docker.sock");
@@ -111,7 +114,7 @@ impl Site {
         let clock = Clock::manual("b", 1_800_000_000, 0);
         let mut site = Self {
             dockerd: None,
-            _registry: registry,
+            registry: Some(registry),
             image: String::new(),
             agent: None,
             declared: watch::channel(None).0,
@@ -120,6 +123,7 @@ impl Site {
             settings,
             handle: None,
             port,
+            logins: watch::channel(Arc::default()).0,
             disk: None,
             folder,
         };
@@ -128,6 +132,19 @@ impl Site {
         site.image = site.publish("app", 0);
         site.start_agent();
         site
+    }
+
+    /// From now on the registry wants to know who asks: `edge` with the password `very-secret`.
+    pub(super) fn lock_registry(&mut self) {
+        drop(self.registry.take());
+        let users = self.path("users");
+        let user = "edge:$2b$04$abcdefghijklmnopqrstuu5u7RSF69qTXAYJy4JX7L1LsdKua7N6.\n";
+        std::fs::write(&users, user).unwrap();
+        let auth = format!(
+            "auth: {{htpasswd: {{realm: test, path: {}}}}}\n",
+            users.display()
+        );
+        self.registry = Some(start_registry(self.folder.path(), self.port, &auth));
     }
 
     /// Docker has a disk of its own.
@@ -233,6 +250,7 @@ impl Site {
             self.settings.socket.clone(),
             node.clone(),
             self.path("volumes"),
+            self.logins.subscribe(),
         );
         let (handle, asked) = steer::pair();
         self.handle = Some(handle);

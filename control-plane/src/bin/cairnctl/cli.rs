@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    account, alarm, api_token, audit, call, device, login, release, rollout, token, traffic,
-    workload,
+    account, alarm, api_token, audit, call, device, login, registry, release, rollout, token,
+    traffic, workload,
 };
 
 /// The Cairn control plane for people and pipelines
@@ -43,6 +43,9 @@ pub enum Command {
     /// Workloads: what customers have the fleet run, and where
     #[command(subcommand)]
     Workload(workload::Command),
+    /// Registries that workloads' images come from, and who asks there
+    #[command(subcommand)]
+    Registry(registry::Command),
     /// Alarms: what is wrong with devices, and who is told
     #[command(subcommand)]
     Alarm(alarm::Command),

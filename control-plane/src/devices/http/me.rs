@@ -66,10 +66,13 @@ async fn wanted(
         .store
         .read::<_, ApiError, _>(move |connection| {
             // The revision first: what changes meanwhile has another.
+            let revision = desired::revision(connection, &device)?;
+            let (workloads, logins) = Workloads::declared(connection, &device)?;
             Ok(Desired {
-                revision: desired::revision(connection, &device)?,
+                revision,
                 release: Rollouts::release(connection, &device)?,
-                workloads: Workloads::declared(connection, &device)?,
+                workloads,
+                logins,
             })
         })
         .await?;

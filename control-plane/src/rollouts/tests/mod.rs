@@ -33,7 +33,7 @@ fn wanted(connection: &Connection, device: &str) -> Result<Desired, StoreError> 
     Ok(Desired {
         revision: desired::revision(connection, device)?,
         release: Rollouts::release(connection, device)?,
-        workloads: None,
+        ..Desired::default()
     })
 }
 

@@ -11,6 +11,15 @@ CREATE TABLE workload (
     changed_by TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- Users of registries that images come from.
+CREATE TABLE registry_login (
+    registry   TEXT PRIMARY KEY,             -- a host, with its port if it has one
+    user       TEXT NOT NULL,
+    password   TEXT NOT NULL,                -- never shown, never logged; devices that need it get it
+    changed    INTEGER NOT NULL,
+    changed_by TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- Where it runs, and where it ran lately. A row outlives its workload until the device has been told.
 CREATE TABLE placement (
     workload TEXT NOT NULL,

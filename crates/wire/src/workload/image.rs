@@ -85,7 +85,7 @@ impl FromStr for Image {
 }
 
 /// As Docker tells a registry from a user of its own: by a dot, a port, or `localhost`.
-fn is_registry(text: &str) -> bool {
+pub(super) fn is_registry(text: &str) -> bool {
     let (host, port) = match text.split_once(':') {
         Some((host, port)) => (host, Some(port)),
         None => (text, None),

@@ -8,6 +8,7 @@ pub mod call;
 pub mod device;
 pub mod login;
 mod patches;
+pub mod registry;
 pub mod release;
 pub mod rollout;
 pub mod token;
@@ -40,6 +41,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
         Command::Device(command) => device::run(command, output).await,
         Command::Release(command) => release::run(command, output).await,
         Command::Rollout(command) => rollout::run(command, output).await,
+        Command::Registry(command) => registry::run(command, output).await,
         Command::Workload(command) => workload::run(command, output).await,
         Command::Alarm(command) => alarm::run(command, output).await,
         Command::Rpc(rpc) => rpc.run(output).await,
