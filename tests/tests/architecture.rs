@@ -9,7 +9,7 @@ use regex::Regex;
 use walkdir::WalkDir;
 
 /// Each crate's folder, its package, and the crates of ours that it may know.
-const CRATES: [(&str, &str, &[&str]); 17] = [
+const CRATES: [(&str, &str, &[&str]); 18] = [
     ("crates/release", "cairn-release", &[]),
     ("crates/boot-state", "cairn-boot-state", &["cairn-release"]),
     ("crates/delta", "cairn-delta", &["cairn-release"]),
@@ -27,6 +27,7 @@ const CRATES: [(&str, &str, &[&str]); 17] = [
     ),
     ("crates/alarm", "cairn-alarm", &["cairn-fleet"]),
     ("crates/traffic", "cairn-traffic", &["cairn-release"]),
+    ("crates/line", "cairn-line", &[]),
     (
         "crates/workload",
         "cairn-workload",
@@ -49,6 +50,7 @@ const CRATES: [(&str, &str, &[&str]); 17] = [
             "cairn-workload",
             "cairn-delta",
             "cairn-traffic",
+            "cairn-line",
             "cairn-system",
         ],
     ),
@@ -100,7 +102,7 @@ const CRATES: [(&str, &str, &[&str]); 17] = [
 ];
 
 /// Crates that are functions over bytes.
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "crates/delta",
     "crates/release",
     "crates/boot-state",
@@ -110,6 +112,7 @@ const PURE: [&str; 10] = [
     "crates/rollout",
     "crates/alarm",
     "crates/traffic",
+    "crates/line",
     "crates/workload",
 ];
 
