@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::ca::{Ca, CaError};
 use crate::config::Config;
+use crate::devices::http::speed;
 use crate::metrics::Metrics;
 use crate::releases::Releases;
 use crate::rollouts::Rollouts;
@@ -34,6 +35,8 @@ pub struct Parts {
     pub rollouts: Rollouts,
     /// What each device may still store.
     pub quota: Quota,
+    /// What each device may still measure its line with.
+    pub speed: Quota,
     /// What Prometheus reads.
     pub metrics: Metrics,
     mqtt_port: AtomicU16,
@@ -83,6 +86,7 @@ impl App {
             releases,
             rollouts,
             quota,
+            speed: Quota::new(speed::A_DAY),
             metrics,
             mqtt_port: AtomicU16::new(0),
         })))
