@@ -68,7 +68,10 @@ impl Window {
             self.probes.pop_front();
         }
         let sent = self.probes.len();
-        let lost = self.probes.iter().filter(|probe| probe.round_trip.is_none());
+        let lost = self
+            .probes
+            .iter()
+            .filter(|probe| probe.round_trip.is_none());
         (sent > 0).then(|| Figures {
             loss_percent: lost.count() as f64 * 100.0 / sent as f64,
             latency: self.median(),
@@ -83,7 +86,10 @@ impl Window {
             .map(|probe| probe.round_trip.unwrap_or(Duration::MAX))
             .collect();
         all.sort_unstable();
-        let (low, high) = (all.get((all.len().checked_sub(1)?) / 2)?, all.get(all.len() / 2)?);
+        let (low, high) = (
+            all.get((all.len().checked_sub(1)?) / 2)?,
+            all.get(all.len() / 2)?,
+        );
         (*high < Duration::MAX).then(|| low.saturating_add(*high) / 2)
     }
 
@@ -104,7 +110,10 @@ pub fn best(of: &[Figures]) -> Option<(usize, Figures)> {
         one.loss_percent.total_cmp(&other.loss_percent)
     };
     let (index, least) = of.iter().enumerate().min_by(loss)?;
-    let answering = of.iter().enumerate().filter(|(_, figures)| figures.latency.is_some());
+    let answering = of
+        .iter()
+        .enumerate()
+        .filter(|(_, figures)| figures.latency.is_some());
     let (index, quickest) = answering
         .min_by_key(|(_, figures)| figures.latency)
         .unwrap_or((index, least));
@@ -153,8 +162,15 @@ mod tests {
         let some = of(&[Some(10), None, Some(30), Some(20)]).unwrap();
         assert_eq!(some.loss_percent, 25.0);
         assert_eq!(some.latency, Some(ms(25)), "of 10, 20, 30 and infinity");
-        assert_eq!(some.jitter, Some(ms(10)), "30 to 20; the others have no neighbour");
-        assert_eq!(of(&[Some(10), None, Some(30)]).unwrap().latency, Some(ms(30)));
+        assert_eq!(
+            some.jitter,
+            Some(ms(10)),
+            "30 to 20; the others have no neighbour"
+        );
+        assert_eq!(
+            of(&[Some(10), None, Some(30)]).unwrap().latency,
+            Some(ms(30))
+        );
         assert_eq!(of(&[Some(10), None]).unwrap().latency, None);
     }
 

@@ -66,7 +66,8 @@ impl Methods {
     /// The best first; nothing if there is none, or one is there twice.
     pub fn new(methods: &[Method]) -> Option<Self> {
         let (first, others) = methods.split_first()?;
-        let twice = (1..methods.len()).any(|at| methods.iter().take(at).any(|m| methods.get(at) == Some(m)));
+        let twice = (1..methods.len())
+            .any(|at| methods.iter().take(at).any(|m| methods.get(at) == Some(m)));
         (!twice).then(|| Self {
             first: *first,
             others: others.to_vec(),
@@ -130,7 +131,9 @@ impl Chooser {
 
     /// The methods to probe by at `now`: the one whose answers count, and those that are tried beside it.
     pub fn round(&self, now: Duration) -> Vec<Method> {
-        let stuck = self.of(self.current).is_some_and(|seen| seen.unusable || seen.silent >= SILENT);
+        let stuck = self
+            .of(self.current)
+            .is_some_and(|seen| seen.unusable || seen.silent >= SILENT);
         let current = self.position(self.current);
         let tried = self.seen.iter().enumerate().filter(|(at, seen)| {
             seen.method != self.current && (stuck || (*at < current && now >= self.again))
@@ -182,13 +185,19 @@ impl Chooser {
     }
 
     fn position(&self, method: Method) -> usize {
-        self.seen.iter().take_while(|seen| seen.method != method).count()
+        self.seen
+            .iter()
+            .take_while(|seen| seen.method != method)
+            .count()
     }
 }
 
 impl Seen {
     fn take(&mut self, answer: Answer) {
-        let (answered, silent) = (self.answered.saturating_add(1), self.silent.saturating_add(1));
+        let (answered, silent) = (
+            self.answered.saturating_add(1),
+            self.silent.saturating_add(1),
+        );
         (self.answered, self.silent, self.unusable) = match answer {
             Answer::Came(_) => (answered, 0, false),
             Answer::Silent => (0, silent, false),
@@ -269,7 +278,10 @@ mod tests {
     fn what_cannot_be_used_is_left_at_once() {
         let mut world = World::new();
         assert_eq!(world.rounds(1, [Answer::Unusable, CAME, CAME]), Method::Udp);
-        assert_eq!(world.rounds(1, [Answer::Unusable, Answer::Unusable, CAME]), Method::Tcp);
+        assert_eq!(
+            world.rounds(1, [Answer::Unusable, Answer::Unusable, CAME]),
+            Method::Tcp
+        );
         let mut world = World::new();
         assert_eq!(world.rounds(50, [Answer::Unusable; 3]), Method::Tcp);
     }
@@ -278,7 +290,10 @@ mod tests {
     fn methods_are_some_and_none_twice() {
         assert_eq!(Methods::new(&ALL), Some(Methods::default()));
         assert_eq!(Methods::new(&[]), None);
-        assert_eq!(Methods::new(&[Method::Tcp, Method::Icmp, Method::Tcp]), None);
+        assert_eq!(
+            Methods::new(&[Method::Tcp, Method::Icmp, Method::Tcp]),
+            None
+        );
         assert!(Methods::new(&[Method::Tcp]).is_some());
     }
 
