@@ -90,10 +90,13 @@ impl Tester {
         let every = i64::try_from(self.speed.every.as_millis()).unwrap_or(i64::MAX);
         // A clock that went back is no reason to wait.
         let again = tested.is_none_or(|tested| now.saturating_sub(tested) >= every || now < tested);
-        let own = self.speed.up.is_some() && self.speed.down.is_some();
+        let own = |direction: &Direction| match direction {
+            Direction::Up => self.speed.up.is_some(),
+            Direction::Down => self.speed.down.is_some(),
+        };
         again
             && window::open(&self.speed.windows, Some(now / 1000))
-            && (own || self.http.has_control_plane())
+            && (self.http.has_control_plane() || self.speed.directions.iter().all(own))
     }
 
     /// One test in each direction. Nothing else is tested meanwhile.
@@ -151,7 +154,7 @@ impl Tester {
         })
     }
 
-    /// Goes on until the course ends; or gives how large the piece was that failed, and why.
+    /// Goes on until the course ends; or gives what the piece that failed may have taken, in bytes, and why it did.
     async fn run(&self, direction: Direction, course: &mut Course) -> Result<(), (u64, String)> {
         let mut filler = vec![0; PIECE];
         rand::thread_rng().fill_bytes(&mut filler);
@@ -167,6 +170,10 @@ impl Tester {
             let done = timeout(course.time_left(), piece).await;
             let came = match done {
                 Ok(Ok(came)) => came,
+                // Nobody knows how much was on its way.
+                Ok(Err(error @ LinkError::Answer { .. })) => {
+                    return Err((course.left(), error.to_string()));
+                }
                 Ok(Err(error)) => return Err((bytes, error.to_string())),
                 Err(_) => return Err((bytes, "the time is over".to_owned())),
             };
@@ -196,13 +203,11 @@ impl Tester {
                     .await?
             }
         };
-        let more = |url: &str| LinkError::Answer {
-            url: url.to_owned(),
-            reason: "it sends more than was asked for".to_owned(),
-        };
-        let url = self.speed.down.as_deref().unwrap_or(PATH);
         if answer.content_length.is_none_or(|length| length > bytes) {
-            return Err(more(url));
+            return Err(LinkError::Answer {
+                url: self.speed.down.as_deref().unwrap_or(PATH).to_owned(),
+                reason: "it sends more than was asked for".to_owned(),
+            });
         }
         let mut came = 0;
         while let Some(part) = answer.chunk().await? {

@@ -79,12 +79,14 @@ impl Course {
         self.bytes
     }
 
+    /// What the limit leaves of bytes.
+    pub fn left(&self) -> u64 {
+        self.limits.bytes.saturating_sub(self.bytes)
+    }
+
     /// How large the next piece is; none at the end.
     pub fn next(&self) -> Option<u64> {
-        let (left, time) = (
-            self.limits.bytes.saturating_sub(self.bytes),
-            self.time_left(),
-        );
+        let (left, time) = (self.left(), self.time_left());
         if self.ends || left == 0 || time.is_zero() {
             return None;
         }
