@@ -106,7 +106,7 @@ impl Watched {
             return Some(found.address);
         }
         let (known, at) = (known.map(|found| found.address), Instant::now());
-        let address = look_up(&host).await.or(known);
+        let address = look_up(&host, known).await.or(known);
         if address.is_none() {
             tracing::debug!(
                 line = line.name,
@@ -124,10 +124,13 @@ impl Watched {
     }
 }
 
-async fn look_up(host: &str) -> Option<IpAddr> {
+/// An address of a name: the one that is known if it is still one of them, for each has its own round trips.
+async fn look_up(host: &str, known: Option<IpAddr>) -> Option<IpAddr> {
     if let Ok(address) = host.parse() {
         return Some(address);
     }
     let found = timeout(LOOKUP, tokio::net::lookup_host((host, 0))).await;
-    Some(found.ok()?.ok()?.next()?.ip())
+    let mut found = found.ok()?.ok()?.map(|found| found.ip()).peekable();
+    let first = found.peek().copied();
+    found.find(|found| Some(*found) == known).or(first)
 }

@@ -66,8 +66,8 @@ impl Methods {
     /// The best first; nothing if there is none, or one is there twice.
     pub fn new(methods: &[Method]) -> Option<Self> {
         let (first, others) = methods.split_first()?;
-        let twice = (1..methods.len())
-            .any(|at| methods.iter().take(at).any(|m| methods.get(at) == Some(m)));
+        let mut seen = methods.iter().enumerate();
+        let twice = seen.any(|(at, method)| methods.iter().take(at).any(|other| other == method));
         (!twice).then(|| Self {
             first: *first,
             others: others.to_vec(),
