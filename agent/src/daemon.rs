@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use cairn_wire::Object;
 use sd_notify::NotifyState;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
@@ -140,6 +141,7 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
         workloads: watch::channel(Arc::default()).0,
         steering: watch::channel(None).0,
         progress: watch::channel(Value::Null).0,
+        lines: watch::channel(Object::new()).0,
         paths,
         clock,
         outbox,

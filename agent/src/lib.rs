@@ -11,6 +11,7 @@
 //! | [`outbox`] | what waits to be sent, on the disk |
 //! | [`telemetry`] | measuring the node; what it is |
 //! | [`traffic`] | metering what is paid for |
+//! | [`lines`] | probing the node's lines, and how fast they are |
 //! | [`metrics`] | Prometheus' text, and a listener for it |
 //! | [`diagnostics`] | what a person wants to see of a node that is far away |
 //! | [`requests`], [`pace`] | the little of an HTTP server that is needed; a rate, kept |
@@ -39,6 +40,7 @@ pub mod daemon;
 pub mod diagnostics;
 pub mod files;
 pub mod identity;
+pub mod lines;
 pub mod link;
 pub mod logging;
 pub mod metrics;

@@ -19,6 +19,19 @@ impl Space {
         space
     }
 
+    /// One whose interfaces say nothing by themselves: without IPv6 no report of multicast groups is sent.
+    pub fn quiet(name: String) -> Self {
+        let space = Self::new(name);
+        let setting = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
+        within(&space.0, || {
+            // A kernel without IPv6 hasn't the setting.
+            if std::path::Path::new(setting).exists() {
+                std::fs::write(setting, "1").unwrap();
+            }
+        });
+        space
+    }
+
     /// The file that stands for it.
     pub fn path(&self) -> PathBuf {
         path(&self.0)

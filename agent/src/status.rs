@@ -232,6 +232,14 @@ pub fn for_people(status: &Value) -> String {
             format!("{name} is {}{reason}", plain(&status["state"])),
         );
     }
+    let lines = at("/lines").and_then(Value::as_object);
+    for (index, (name, shown)) in lines.into_iter().flatten().enumerate() {
+        let title = if index == 0 { "Lines" } else { "" };
+        line(
+            title,
+            format!("{}: {}", plain(&json!(name)), of_line(shown)),
+        );
+    }
     if let Some(records) = word("/outbox/records") {
         let count = |name: &str| word(&format!("/outbox/{name}")).unwrap_or_else(|| "0".to_owned());
         line(
@@ -245,6 +253,24 @@ pub fn for_people(status: &Value) -> String {
         );
     }
     text
+}
+
+/// What is known of a line.
+fn of_line(shown: &Value) -> String {
+    let number = |key: &str| shown.get(key).and_then(Value::as_f64);
+    let rate = |key: &str| number(key).map(|rate| format!("{:.1} Mbit/s", rate / 1e6));
+    let word = |key: &str| shown.get(key).map(plain);
+    let known = [
+        number("latency_ms").map(|ms| format!("{ms} ms")),
+        number("jitter_ms").map(|ms| format!("jitter {ms} ms")),
+        number("loss_percent").map(|loss| format!("loss {loss} %")),
+        word("method").map(|method| format!("by {method}")),
+        rate("up_bps").map(|rate| format!("up {rate}")),
+        word("up_problem").map(|problem| format!("up ! {problem}")),
+        rate("down_bps").map(|rate| format!("down {rate}")),
+        word("down_problem").map(|problem| format!("down ! {problem}")),
+    ];
+    known.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 fn why(slot: Option<&str>) -> &'static str {
@@ -288,6 +314,10 @@ mod tests {
             "order": { "version": "3.0", "id": "r-1" },
             "update": { "good": "1.0", "update": { "version": "3.0", "state": "fetching", "note": "12 %\u{1b}[31m" }, "last": { "version": "2.5", "failure": { "reason": "it hung" } } },
             "releases": [{ "version": "2.0", "complete": true, "sequence": 2 }, { "version": "3.0.partial", "complete": false }],
+            "lines": {
+                "lte": { "loss_percent": 100.0, "method": "tcp", "up_problem": "the budget is used up" },
+                "wan": { "latency_ms": 12.25, "jitter_ms": 0.5, "loss_percent": 0.0, "method": "icmp", "up_bps": 8_123_456, "down_bps": 99_900_000 },
+            },
             "outbox": { "records": 5, "bytes": 1000, "dropped": 1, "set_aside": 0 },
         });
         let expected = "\
@@ -304,6 +334,8 @@ Update      3.0: fetching, 12 % [31m
 Last update 2.5: failed: it hung
 Releases    2.0 (sequence 2)
             3.0.partial (incomplete)
+Lines       lte: loss 100 %, by tcp, up ! the budget is used up
+            wan: 12.25 ms, jitter 0.5 ms, loss 0 %, by icmp, up 8.1 Mbit/s, down 99.9 Mbit/s
 Outbox      5 records, 1000 bytes; dropped 1, set aside 0
 ";
         assert_eq!(for_people(&status), expected);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::ca::{Ca, CaError};
 use crate::config::Config;
+use crate::devices::http::speed;
 use crate::metrics::Metrics;
 use crate::releases::Releases;
 use crate::rollouts::Rollouts;
@@ -37,6 +38,8 @@ pub struct Parts {
     pub workloads: Workloads,
     /// What each device may still store.
     pub quota: Quota,
+    /// What each device may still measure its line with.
+    pub speed: Quota,
     /// What Prometheus reads.
     pub metrics: Metrics,
     mqtt_port: AtomicU16,
@@ -87,6 +90,7 @@ impl App {
             rollouts,
             workloads: Workloads::default(),
             quota,
+            speed: Quota::new(speed::A_DAY),
             metrics,
             mqtt_port: AtomicU16::new(0),
         })))

@@ -18,5 +18,7 @@ mod isolation;
 mod mosquitto;
 #[path = "devices/quota.rs"]
 mod quota;
+#[path = "devices/speed.rs"]
+mod speed;
 #[path = "devices/thingsboard.rs"]
 mod thingsboard;

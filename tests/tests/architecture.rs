@@ -9,7 +9,7 @@ use regex::Regex;
 use walkdir::WalkDir;
 
 /// Each crate's folder, its package, and the crates of ours that it may know.
-const CRATES: [(&str, &str, &[&str]); 18] = [
+const CRATES: [(&str, &str, &[&str]); 19] = [
     ("crates/release", "cairn-release", &[]),
     ("crates/boot-state", "cairn-boot-state", &["cairn-release"]),
     ("crates/delta", "cairn-delta", &["cairn-release"]),
@@ -28,6 +28,7 @@ const CRATES: [(&str, &str, &[&str]); 18] = [
     ("crates/alarm", "cairn-alarm", &["cairn-fleet"]),
     ("crates/placement", "cairn-placement", &["cairn-fleet"]),
     ("crates/traffic", "cairn-traffic", &["cairn-release"]),
+    ("crates/line", "cairn-line", &[]),
     (
         "crates/workload",
         "cairn-workload",
@@ -50,6 +51,7 @@ const CRATES: [(&str, &str, &[&str]); 18] = [
             "cairn-workload",
             "cairn-delta",
             "cairn-traffic",
+            "cairn-line",
             "cairn-system",
         ],
     ),
@@ -102,7 +104,7 @@ const CRATES: [(&str, &str, &[&str]); 18] = [
 ];
 
 /// Crates that are functions over bytes.
-const PURE: [&str; 11] = [
+const PURE: [&str; 12] = [
     "crates/delta",
     "crates/release",
     "crates/boot-state",
@@ -113,6 +115,7 @@ const PURE: [&str; 11] = [
     "crates/alarm",
     "crates/placement",
     "crates/traffic",
+    "crates/line",
     "crates/workload",
 ];
 

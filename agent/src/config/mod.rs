@@ -10,7 +10,7 @@ use serde::Deserialize;
 use toml::Table;
 
 use crate::setting::Invalid;
-use crate::{link, metrics, neighbours, outbox, rpc, telemetry, traffic, update, workloads};
+use crate::{lines, link, metrics, neighbours, outbox, rpc, telemetry, traffic, update, workloads};
 
 /// The configuration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,8 @@ pub struct Input {
     pub telemetry: telemetry::Input,
     /// What traffic is metered.
     pub traffic: traffic::Input,
+    /// How the node's lines are watched, by their names.
+    pub lines: lines::Input,
     /// Where metrics are served.
     pub metrics: metrics::Input,
     /// Whether images are shared at the site.
@@ -84,6 +86,8 @@ pub struct Settings {
     pub telemetry: telemetry::Settings,
     /// `[traffic]`.
     pub traffic: traffic::Settings,
+    /// `[lines]`.
+    pub lines: lines::Settings,
     /// `[metrics]`.
     pub metrics: metrics::Settings,
     /// `[neighbours]`.
@@ -107,6 +111,7 @@ impl Settings {
             outbox: outbox::Settings::check(&input.outbox)?,
             telemetry: telemetry::Settings::check(&input.telemetry)?,
             traffic: traffic::Settings::check(&input.traffic)?,
+            lines: lines::Settings::check(&input.lines)?,
             metrics: metrics::Settings::check(&input.metrics)?,
             neighbours: neighbours::Settings::check(&input.neighbours)?,
             update: update::Settings::check(&input.update, &input.health)?,

@@ -28,7 +28,7 @@ use crate::shutdown::Shutdown;
 use crate::socket::Report;
 use crate::telemetry::{self, Process, Sources};
 use crate::update::{self, Updater};
-use crate::{diagnostics, neighbours, status, traffic, workloads};
+use crate::{diagnostics, lines, neighbours, status, traffic, workloads};
 
 /// What is the same for as long as the agent runs.
 pub(super) struct Agent {
@@ -56,6 +56,8 @@ pub(super) struct Agent {
     pub(super) steering: watch::Sender<Option<workloads::Handle>>,
     /// What it does, as the socket tells it.
     pub(super) progress: watch::Sender<Value>,
+    /// How its lines are, as the socket tells it.
+    pub(super) lines: watch::Sender<Object>,
 }
 
 impl Agent {
@@ -115,6 +117,17 @@ impl Agent {
         let updating = self.updater.subscribe();
         let more = move || facts_of_update(&updating);
         round.spawn(|shutdown| telemetry::run(measured, outbox, sources, more, shutdown));
+        let watching = lines::Deps {
+            report: settings.telemetry.interval,
+            folder: self.paths.agent(),
+            clock: self.clock.clone(),
+            outbox: self.outbox.clone(),
+            http: self.http.clone(),
+            broker: settings.link.broker.clone(),
+            shown: self.lines.clone(),
+        };
+        let watched = settings.lines.clone();
+        round.spawn(|shutdown| lines::run(watched, watching, shutdown));
         if settings.traffic.meter {
             let metering = traffic::Deps {
                 settings: settings.traffic.clone(),
@@ -285,6 +298,7 @@ impl Agent {
                 "update": *agent.progress.borrow(),
                 "workloads": **agent.workloads.borrow(),
                 "last_boot_failure": status::last_boot_failure(&agent.paths.data),
+                "lines": *agent.lines.borrow(),
                 "outbox": agent.outbox.stats(),
             })
         })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Method, Url, redirect};
+use reqwest::{Body, Client, Method, Url, redirect};
 use tokio::sync::watch;
 
 use super::LinkError;
@@ -18,6 +18,8 @@ use crate::identity::{self, Identity};
 const CONNECT: Duration = Duration::from_secs(20);
 /// How long an answer, or its next part, may keep one waiting.
 const READ: Duration = Duration::from_secs(60);
+/// How long a request with a small body may take.
+const BODY: Duration = Duration::from_secs(300);
 /// The same for another device on the link.
 const CONNECT_NEAR: Duration = Duration::from_secs(3);
 const READ_NEAR: Duration = Duration::from_secs(15);
@@ -30,6 +32,7 @@ pub struct Http(Arc<Inner>);
 
 struct Inner {
     peer: Peer,
+    interface: Option<String>,
     clock: Clock,
     target: watch::Receiver<Arc<Target>>,
     client: std::sync::Mutex<Option<(Arc<Target>, Client)>>,
@@ -97,17 +100,29 @@ impl HttpResponse {
 impl Http {
     /// Asks what `target` names at the time.
     pub fn new(clock: Clock, target: watch::Receiver<Arc<Target>>) -> Self {
-        Self::to(Peer::Server, clock, target)
+        Self::to(Peer::Server, None, clock, target)
     }
 
     /// Asks other devices of the CA that `target`'s identity is of, by whole URLs.
     pub fn to_devices(clock: Clock, target: watch::Receiver<Arc<Target>>) -> Self {
-        Self::to(Peer::Device, clock, target)
+        Self::to(Peer::Device, None, clock, target)
     }
 
-    fn to(peer: Peer, clock: Clock, target: watch::Receiver<Arc<Target>>) -> Self {
+    /// The same server, asked by connections of its own, over this interface if one is named.
+    pub fn over(&self, interface: Option<String>) -> Self {
+        let (clock, target) = (self.0.clock.clone(), self.0.target.clone());
+        Self::to(self.0.peer, interface, clock, target)
+    }
+
+    fn to(
+        peer: Peer,
+        interface: Option<String>,
+        clock: Clock,
+        target: watch::Receiver<Arc<Target>>,
+    ) -> Self {
         Self(Arc::new(Inner {
             peer,
+            interface,
             clock,
             target,
             client: std::sync::Mutex::new(None),
@@ -175,7 +190,8 @@ impl Http {
         path: &str,
         patience: Duration,
     ) -> Result<HttpResponse, LinkError> {
-        self.send(Method::GET, path, HeaderMap::new(), None, Some(patience))
+        let limit = Some(patience + READ / 2);
+        self.send(Method::GET, path, HeaderMap::new(), None, limit)
             .await
     }
 
@@ -184,7 +200,8 @@ impl Http {
     /// # Errors
     /// Without an answer of 2xx.
     pub async fn put(&self, path: &str, body: Vec<u8>) -> Result<HttpResponse, LinkError> {
-        self.send(Method::PUT, path, HeaderMap::new(), Some(body), None)
+        let (body, limit) = (Some(body.into()), Some(BODY));
+        self.send(Method::PUT, path, HeaderMap::new(), body, limit)
             .await
     }
 
@@ -198,8 +215,24 @@ impl Http {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
         );
-        self.send(Method::POST, path, headers, Some(body), None)
+        self.send(Method::POST, path, headers, Some(body.into()), Some(BODY))
             .await
+    }
+
+    /// Posts what may be long to a path on the server or a whole URL. How long it may take is the caller's business, up to a
+    /// minute without an answer.
+    ///
+    /// # Errors
+    /// Without an answer of 2xx.
+    pub async fn post(&self, path_or_url: &str, body: Body) -> Result<HttpResponse, LinkError> {
+        self.send(
+            Method::POST,
+            path_or_url,
+            HeaderMap::new(),
+            Some(body),
+            None,
+        )
+        .await
     }
 
     async fn send(
@@ -207,8 +240,8 @@ impl Http {
         method: Method,
         path_or_url: &str,
         headers: HeaderMap,
-        body: Option<Vec<u8>>,
-        patience: Option<Duration>,
+        body: Option<Body>,
+        limit: Option<Duration>,
     ) -> Result<HttpResponse, LinkError> {
         let (target, client) = self.client()?;
         let (url, ours) = resolve(target.base.as_deref(), path_or_url)?;
@@ -219,11 +252,11 @@ impl Http {
         };
         let mut request = client.request(method, url).headers(headers);
         if let Some(body) = body {
-            // Bodies are small, and downloads last as long as they last.
-            request = request.body(body).timeout(READ * 5);
+            request = request.body(body);
         }
-        if let Some(patience) = patience {
-            request = request.timeout(patience + READ / 2);
+        // Downloads last as long as they last.
+        if let Some(limit) = limit {
+            request = request.timeout(limit);
         }
         let response = request
             .send()
@@ -295,6 +328,9 @@ impl Http {
         let mut builder = Client::builder();
         if self.0.peer == Peer::Device {
             builder = builder.no_proxy();
+        }
+        if let Some(interface) = &self.0.interface {
+            builder = builder.interface(interface);
         }
         let client = builder
             .tls_backend_preconfigured(config)

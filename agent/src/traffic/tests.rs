@@ -8,19 +8,6 @@ use crate::netns::{Space, run, within};
 /// Bytes of IPv4 and UDP before a datagram's own.
 const HEADERS: u64 = 28;
 
-/// A namespace whose interfaces say nothing by themselves: without IPv6 no report of multicast groups is sent.
-fn quiet(name: String) -> Space {
-    let space = Space::new(name);
-    let setting = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
-    within(&space.0, || {
-        // A kernel without IPv6 hasn't the setting.
-        if std::path::Path::new(setting).exists() {
-            std::fs::write(setting, "1").unwrap();
-        }
-    });
-    space
-}
-
 /// A node and its workloads, each in a namespace.
 struct World {
     node: Space,
@@ -30,7 +17,7 @@ struct World {
 impl World {
     fn new(name: &str) -> Self {
         let prefix = format!("cairn{}-{name}", std::process::id());
-        let node = quiet(format!("{prefix}-node"));
+        let node = Space::quiet(format!("{prefix}-node"));
         run(&format!("ip -n {} link add br0 type bridge", node.0));
         // Without a neighbour's question only datagrams are counted.
         run(&format!(
@@ -43,7 +30,9 @@ impl World {
             workloads: Vec::new(),
         };
         for number in 1..=2 {
-            world.workloads.push(quiet(format!("{prefix}-{number}")));
+            world
+                .workloads
+                .push(Space::quiet(format!("{prefix}-{number}")));
             world.plug(number);
         }
         world

@@ -46,6 +46,7 @@ async fn sweeps(app: &App, current: &Current, shutdown: &CancellationToken) {
             _ = sweep.tick() => {
                 app.sessions.sweep();
                 app.quota.sweep(Instant::now());
+                app.speed.sweep(Instant::now());
             }
             _ = hourly.tick() => {
                 certificate(app, current).await;

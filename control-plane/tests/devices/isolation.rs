@@ -135,6 +135,7 @@ async fn by_path() {
     let nobody = server.http(None);
     for path in [
         "/v1/me/desired",
+        "/v1/me/speed?bytes=1",
         "/api/v1/me/attributes",
         "/api/v1/me/attributes/updates",
         "/api/v1/me/rpc",

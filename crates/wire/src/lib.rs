@@ -16,6 +16,7 @@
 //! | [`workload`] | a customer's Docker container, as it is declared and as it is told of |
 //! | [`report`] | how a node tells of its update |
 //! | [`neighbour`] | what nodes of a site tell each other of an image |
+//! | [`speed`] | where a device measures how fast its line is |
 
 pub mod attributes;
 pub mod desired;
@@ -24,6 +25,7 @@ pub mod neighbour;
 pub mod provision;
 pub mod report;
 pub mod rpc;
+pub mod speed;
 pub mod telemetry;
 pub mod topic;
 pub mod workload;

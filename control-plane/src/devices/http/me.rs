@@ -1,7 +1,5 @@
 //! `/v1/me/…`: what a device with a certificate of ours fetches and uploads.
 
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
@@ -13,10 +11,11 @@ use cairn_wire::Desired;
 use http_body_util::{BodyExt, Limited};
 use tokio::sync::Semaphore;
 
+use super::turns::Turns;
 use super::{certified, evidence};
 use crate::app::App;
 use crate::desired;
-use crate::registry::{DeviceId, is_label};
+use crate::registry::is_label;
 use crate::rollouts::Rollouts;
 use crate::web::ApiError;
 use crate::workloads::Workloads;
@@ -25,28 +24,8 @@ use crate::workloads::Workloads;
 static UPLOADS: Semaphore = Semaphore::const_new(32);
 /// An upload as a whole, so that nobody keeps a place by sending drop by drop.
 const UPLOAD: Duration = Duration::from_secs(300);
-/// Devices that upload right now: one file each, so that none takes all places.
-static UPLOADING: Mutex<Option<HashSet<DeviceId>>> = Mutex::new(None);
-
-/// A device's turn to upload; over when dropped.
-struct Turn(DeviceId);
-
-impl Turn {
-    fn take(device: &DeviceId) -> Option<Self> {
-        let mut uploading = UPLOADING.lock().unwrap_or_else(PoisonError::into_inner);
-        uploading
-            .get_or_insert_default()
-            .insert(device.clone())
-            .then(|| Self(device.clone()))
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let mut uploading = UPLOADING.lock().unwrap_or_else(PoisonError::into_inner);
-        uploading.get_or_insert_default().remove(&self.0);
-    }
-}
+/// Devices that upload right now: one file each.
+static UPLOADING: Turns = Turns::new();
 
 pub(super) fn router() -> Router<App> {
     Router::new().route("/v1/me/desired", get(wanted)).route(
@@ -111,7 +90,7 @@ async fn upload(
             "expected 1 to 64 of A-Z, a-z, 0-9, point, underscore and dash as a name",
         ));
     }
-    let _turn = Turn::take(&device).ok_or_else(|| {
+    let _turn = UPLOADING.take(&device).ok_or_else(|| {
         ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
             "upload-busy",
@@ -142,22 +121,4 @@ async fn upload(
         .map_err(ApiError::internal)??;
     tracing::info!(device = %device, name, "evidence");
     Ok(StatusCode::NO_CONTENT)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_device_uploads_one_file_at_a_time() {
-        let (ada, bob): (DeviceId, DeviceId) = (
-            "ada-uploads".parse().unwrap(),
-            "bob-uploads".parse().unwrap(),
-        );
-        let turn = Turn::take(&ada);
-        assert!(turn.is_some() && Turn::take(&ada).is_none());
-        assert!(Turn::take(&bob).is_some());
-        drop(turn);
-        assert!(Turn::take(&ada).is_some());
-    }
 }

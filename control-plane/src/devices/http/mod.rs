@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`enrol`] | `/v1/enrol`, `/v1/renew` |
 //! | [`me`] | `/v1/me/…`: desired state, evidence |
+//! | [`speed`] | `/v1/me/speed`: how fast a line is |
+//! | `turns` | one thing at a time for each device |
 //! | [`evidence`] | the files of evidence |
 //! | [`thingsboard`] | `/api/v1/…`: ThingsBoard's HTTP device API |
 //! | [`poll`] | its long polls |
@@ -13,8 +15,10 @@ pub mod enrol;
 pub mod evidence;
 pub mod me;
 pub mod poll;
+pub mod speed;
 pub mod thingsboard;
 mod token;
+mod turns;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -35,6 +39,7 @@ pub fn router() -> Router<App> {
         .merge(thingsboard::router())
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .merge(me::router())
+        .merge(speed::router())
 }
 
 /// The device whose certificate the connection shows.
