@@ -9,7 +9,7 @@ use regex::Regex;
 use walkdir::WalkDir;
 
 /// Each crate's folder, its package, and the crates of ours that it may know.
-const CRATES: [(&str, &str, &[&str]); 17] = [
+const CRATES: [(&str, &str, &[&str]); 18] = [
     ("crates/release", "cairn-release", &[]),
     ("crates/boot-state", "cairn-boot-state", &["cairn-release"]),
     ("crates/delta", "cairn-delta", &["cairn-release"]),
@@ -32,6 +32,7 @@ const CRATES: [(&str, &str, &[&str]); 17] = [
         "cairn-workload",
         &["cairn-release", "cairn-wire"],
     ),
+    ("crates/tamper", "cairn-tamper", &[]),
     ("crates/system", "cairn-system", &[]),
     (
         "initramfs-hook",
@@ -49,6 +50,7 @@ const CRATES: [(&str, &str, &[&str]); 17] = [
             "cairn-workload",
             "cairn-delta",
             "cairn-traffic",
+            "cairn-tamper",
             "cairn-system",
         ],
     ),
