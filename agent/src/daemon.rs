@@ -36,6 +36,7 @@ use crate::rpc::reset::Reset;
 use crate::shutdown;
 use crate::socket::{Services, Socket};
 use crate::status;
+use crate::tamper;
 use crate::telemetry::{self, Sources};
 
 /// How long everything together may take to end.
@@ -138,6 +139,8 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
         updater: watch::channel(None).0,
         running: watch::channel(Arc::default()).0,
         progress: watch::channel(Value::Null).0,
+        tampering: watch::channel(tamper::Shown::default()).0,
+        disks: watch::channel(Arc::default()).0,
         paths,
         clock,
         outbox,

@@ -221,6 +221,18 @@ pub fn for_people(status: &Value) -> String {
             format!("{} ({state})", plain(&release["version"])),
         );
     }
+    for (index, finding) in at("/tamper/findings")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
+        let text = format!("{} {}", plain(&finding["subject"]), plain(&finding["what"]));
+        line(
+            if index == 0 { "Tampering" } else { "" },
+            format!("! {text}"),
+        );
+    }
     if let Some(records) = word("/outbox/records") {
         let count = |name: &str| word(&format!("/outbox/{name}")).unwrap_or_else(|| "0".to_owned());
         line(
@@ -277,6 +289,7 @@ mod tests {
             "order": { "version": "3.0", "id": "r-1" },
             "update": { "good": "1.0", "update": { "version": "3.0", "state": "fetching", "note": "12 %\u{1b}[31m" }, "last": { "version": "2.5", "failure": { "reason": "it hung" } } },
             "releases": [{ "version": "2.0", "complete": true, "sequence": 2 }, { "version": "3.0.partial", "complete": false }],
+            "tamper": { "findings": [{ "kind": "etc", "subject": "/etc/motd", "what": "changed" }] },
             "outbox": { "records": 5, "bytes": 1000, "dropped": 1, "set_aside": 0 },
         });
         let expected = "\
@@ -293,6 +306,7 @@ Update      3.0: fetching, 12 % [31m
 Last update 2.5: failed: it hung
 Releases    2.0 (sequence 2)
             3.0.partial (incomplete)
+Tampering   ! /etc/motd changed
 Outbox      5 records, 1000 bytes; dropped 1, set aside 0
 ";
         assert_eq!(for_people(&status), expected);

@@ -10,7 +10,9 @@ use serde::Deserialize;
 use toml::Table;
 
 use crate::setting::Invalid;
-use crate::{link, metrics, neighbours, outbox, rpc, telemetry, traffic, update, workloads};
+use crate::{
+    link, metrics, neighbours, outbox, rpc, tamper, telemetry, traffic, update, workloads,
+};
 
 /// The configuration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +59,8 @@ pub struct Input {
     pub telemetry: telemetry::Input,
     /// What traffic is metered.
     pub traffic: traffic::Input,
+    /// What is no sign of tampering.
+    pub tamper: tamper::Input,
     /// Where metrics are served.
     pub metrics: metrics::Input,
     /// Whether images are shared at the site.
@@ -84,6 +88,8 @@ pub struct Settings {
     pub telemetry: telemetry::Settings,
     /// `[traffic]`.
     pub traffic: traffic::Settings,
+    /// `[tamper]`.
+    pub tamper: tamper::Settings,
     /// `[metrics]`.
     pub metrics: metrics::Settings,
     /// `[neighbours]`.
@@ -107,6 +113,7 @@ impl Settings {
             outbox: outbox::Settings::check(&input.outbox)?,
             telemetry: telemetry::Settings::check(&input.telemetry)?,
             traffic: traffic::Settings::check(&input.traffic)?,
+            tamper: tamper::Settings::check(&input.tamper)?,
             metrics: metrics::Settings::check(&input.metrics)?,
             neighbours: neighbours::Settings::check(&input.neighbours)?,
             update: update::Settings::check(&input.update, &input.health)?,

@@ -26,7 +26,7 @@ use crate::shutdown::Shutdown;
 use crate::socket::Report;
 use crate::telemetry::{self, Process, Sources};
 use crate::update::{self, Updater};
-use crate::{diagnostics, neighbours, status, traffic, workloads};
+use crate::{diagnostics, neighbours, status, tamper, traffic, workloads};
 
 /// What is the same for as long as the agent runs.
 pub(super) struct Agent {
@@ -50,6 +50,10 @@ pub(super) struct Agent {
     pub(super) running: watch::Sender<Arc<Vec<workloads::Running>>>,
     /// What it does, as the socket tells it.
     pub(super) progress: watch::Sender<Value>,
+    /// The signs of tampering.
+    pub(super) tampering: watch::Sender<tamper::Shown>,
+    /// What disks say of their own health.
+    pub(super) disks: watch::Sender<Arc<Object>>,
 }
 
 impl Agent {
@@ -106,9 +110,25 @@ impl Agent {
 
         let (outbox, sources) = (self.outbox.clone(), self.sources.clone());
         let measured = settings.telemetry.clone();
-        let updating = self.updater.subscribe();
-        let more = move || facts_of_update(&updating);
-        round.spawn(|shutdown| telemetry::run(measured, outbox, sources, more, shutdown));
+        let (updating, agent) = (self.updater.subscribe(), self.clone());
+        let others = telemetry::Others {
+            facts: move || facts_of_update(&updating),
+            measured: move || agent.measured(),
+        };
+        round.spawn(|shutdown| telemetry::run(measured, outbox, sources, others, shutdown));
+        let (sources, disks) = (self.sources.clone(), self.disks.clone());
+        round.spawn(|shutdown| telemetry::smart::run(sources, disks, shutdown));
+        let guarding = tamper::Deps {
+            settings: settings.tamper.clone(),
+            folder: self.paths.agent(),
+            sources: self.sources.clone(),
+            clock: self.clock.clone(),
+            outbox: self.outbox.clone(),
+            declared: self.orders.workloads(),
+            running: self.running.subscribe(),
+            shown: self.tampering.clone(),
+        };
+        round.spawn(|shutdown| tamper::run(guarding, shutdown));
         if settings.traffic.meter {
             let metering = traffic::Deps {
                 settings: settings.traffic.clone(),
@@ -160,6 +180,13 @@ impl Agent {
             clock: self.clock.clone(),
         };
         round.spawn(|shutdown| workloads::run(engine, deps, shutdown));
+    }
+
+    /// What other parts than telemetry itself have measured.
+    fn measured(&self) -> Object {
+        let mut measured = self.tampering.borrow().sample.clone();
+        measured.extend(self.disks.borrow().as_ref().clone());
+        measured
     }
 
     /// For metrics.
@@ -272,6 +299,7 @@ impl Agent {
                 "order": order.borrow().as_ref().map(|order| json!({ "id": order.id, "version": order.version, "digest": order.digest })),
                 "update": *agent.progress.borrow(),
                 "last_boot_failure": status::last_boot_failure(&agent.paths.data),
+                "tamper": agent.tampering.borrow().status,
                 "outbox": agent.outbox.stats(),
             })
         })

@@ -3,7 +3,7 @@
 //! systemd.preset(5): the first line that names a unit counts; a unit that none names is enabled. What `[Install]` names under `Also=` is
 //! enabled with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::glob;
 
@@ -36,9 +36,14 @@ impl Presets {
     }
 }
 
-/// The units that the first boot enables, each with its other names.
+/// What the first boot enables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Enabled(BTreeMap<String, Vec<String>>);
+pub struct Enabled {
+    /// Each unit with its other names.
+    names: BTreeMap<String, Vec<String>>,
+    /// All units that the image has.
+    all: BTreeSet<String>,
+}
 
 impl Enabled {
     /// Of the image's units: their names, and what gives the text of one.
@@ -47,22 +52,23 @@ impl Enabled {
         units: impl IntoIterator<Item = String>,
         read: impl Fn(&str) -> Option<String>,
     ) -> Self {
-        let named = units.into_iter().filter(|unit| presets.enables(unit));
-        let mut open: Vec<String> = named.take(UNITS).collect();
-        let mut enabled = BTreeMap::new();
+        let all: BTreeSet<String> = units.into_iter().take(UNITS).collect();
+        let named = all.iter().filter(|unit| presets.enables(unit));
+        let mut open: Vec<String> = named.cloned().collect();
+        let mut names = BTreeMap::new();
         while let Some(unit) = open.pop() {
-            if enabled.len() >= UNITS || enabled.contains_key(&unit) {
+            if names.len() >= UNITS || names.contains_key(&unit) {
                 continue;
             }
             let Some(text) = read(&unit) else { continue };
             let (also, alias) = install(&text);
             open.extend(also);
-            enabled.insert(unit, alias);
+            names.insert(unit, alias);
         }
-        Self(enabled)
+        Self { names, all }
     }
 
-    /// Whether a link at `path` (relative to `/etc`) to `target` is one that enables such a unit.
+    /// Whether a link at `path` (relative to `/etc`) to `target` is one that enables such a unit, or one that an earlier release had.
     pub fn makes(&self, path: &str, target: &str) -> bool {
         let (Some(path), Some((folder, target))) = (
             path.strip_prefix("systemd/system/"),
@@ -73,15 +79,17 @@ impl Enabled {
         if !matches!(folder, "/usr/lib/systemd/system" | "/lib/systemd/system") {
             return false;
         }
-        let Some(aliases) = self.0.get(target) else {
-            return false;
-        };
+        let aliases = self.names.get(target);
         match path.split_once('/') {
-            None => aliases.iter().any(|alias| alias == path),
+            None => aliases.is_some_and(|aliases| aliases.iter().any(|alias| alias == path)),
             Some((folder, name)) => {
                 let wants = [".wants", ".requires", ".upholds"];
+                let same = name == target || template(name).as_deref() == Some(target);
+                // A link to a unit that isn't there starts nothing.
+                let gone = || !self.all.contains(target);
                 wants.iter().any(|wants| folder.ends_with(wants))
-                    && (name == target || template(name).as_deref() == Some(target))
+                    && same
+                    && (aliases.is_some() || gone())
             }
         }
     }
@@ -163,6 +171,10 @@ mod tests {
             (
                 "dbus-org.freedesktop.network1.service",
                 "systemd-networkd.service",
+            ),
+            (
+                "multi-user.target.wants/of-an-earlier-release.service",
+                "of-an-earlier-release.service",
             ),
         ] {
             for folder in ["/usr/lib", "/lib"] {
