@@ -159,19 +159,20 @@ impl Owner {
     /// The system's unit that it belongs to; none for what people and containers run.
     pub fn unit(&self) -> Option<&str> {
         let path = self.group.strip_prefix("/system.slice/")?;
-        // A slice may lie between, as `system-getty.slice`.
-        path.split('/').find(|part| part.ends_with(".service"))
+        // Slices may lie between, as `system-getty.slice`. Below the unit it may call its groups what it likes.
+        let unit = path.split('/').find(|part| !part.ends_with(".slice"))?;
+        unit.ends_with(".service").then_some(unit)
     }
 
     /// The Docker container that it belongs to, by its id.
     pub fn container(&self) -> Option<&str> {
-        let last = self.group.rsplit('/').next()?;
-        let id = last
-            .strip_prefix("docker-")
-            .and_then(|rest| rest.strip_suffix(".scope"))
-            .unwrap_or(last);
-        let is_id = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_id.then_some(id)
+        self.group.split('/').find_map(|part| {
+            let scope = part.strip_prefix("docker-");
+            let id = scope.and_then(|scope| scope.strip_suffix(".scope"));
+            let id = id.unwrap_or(part);
+            let is_id = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+            is_id.then_some(id)
+        })
     }
 }
 
@@ -245,12 +246,14 @@ mod tests {
         for group in [
             format!("/system.slice/docker-{id}.scope"),
             format!("/docker/{id}"),
+            format!("/system.slice/docker-{id}.scope/sshd.service"),
         ] {
             assert_eq!(of(&group).container(), Some(id.as_str()));
             assert_eq!(of(&group).unit(), None);
         }
         let person = of("/user.slice/user-0.slice/user@0.service/app.slice/x.service");
         assert_eq!((person.unit(), person.container()), (None, None));
+        assert_eq!(of("/system.slice/run-1.scope/sshd.service").unit(), None);
         assert_eq!(group("0::/init.scope\n"), Some("/init.scope"));
         assert_eq!(
             group("2:cpu:/\n1:name=systemd:/system.slice/a.service\n0::/\n"),
