@@ -86,17 +86,20 @@ pub async fn run(deps: Deps, mut shutdown: Shutdown) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut guard = Guard::new(&deps);
     loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
+        let at = tokio::select! {
+            at = async { ticks.tick().await; deps.at().await } => at,
             () = shutdown.requested() => return,
-        }
-        let at = deps.at().await;
+        };
         // It reads many files; nobody else waits for it.
         let looked = tokio::task::spawn_blocking(move || {
             let change = guard.look(at);
             (guard, change)
         });
-        match looked.await {
+        let looked = tokio::select! {
+            looked = looked => looked,
+            () = shutdown.requested() => return,
+        };
+        match looked {
             Ok((back, change)) => {
                 guard = back;
                 tell(&deps, &guard, &change);
@@ -224,6 +227,10 @@ impl Guard {
 
     /// Looks at everything once.
     fn look(&mut self, at: At) -> Change {
+        // What the last look found is told by now: it may come twice after a crash, and is never lost.
+        if let Err(error) = self.shelf.keep(&self.memory) {
+            tracing::warn!(%error, "what was found of tampering cannot be kept");
+        }
         let heard = self.listen();
         let mut all = vec![(Kind::Verity, heard), (Kind::Clock, Ok(self.clock(&at)))];
         match &self.image {
@@ -252,9 +259,6 @@ impl Guard {
                     }
                 }
             }
-        }
-        if let Err(error) = self.shelf.keep(&self.memory) {
-            tracing::warn!(%error, "what was found of tampering cannot be kept");
         }
         change
     }
@@ -387,6 +391,10 @@ impl Guard {
                     .exists()
             };
             let disk = disks.iter().find(is_part).unwrap_or(device);
+            // As many as there may be disks: a sample has an end.
+            if by_disk.len() >= disks::MANY && !by_disk.contains_key(disk) {
+                continue;
+            }
             let sum = by_disk.entry(disk.clone()).or_default();
             sum.io = sum.io.saturating_add(errors.io);
             sum.fs = sum.fs.saturating_add(errors.fs);

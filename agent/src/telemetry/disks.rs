@@ -7,8 +7,8 @@ use cairn_wire::Object;
 
 use super::Sources;
 
-/// So many disks.
-const MANY: usize = 32;
+/// So many disks: with twelve keys each, a sample stays below the 1024 values that the control plane takes.
+pub const MANY: usize = 32;
 /// What is no disk, or lies on one that is here anyway.
 const NONE: [&str; 8] = ["loop", "ram", "zram", "sr", "fd", "dm-", "md", "nbd"];
 /// `life_time` of an eMMC is in steps of ten percent, up to this: more than it was made for (JESD84-B51, `DEVICE_LIFE_TIME_EST`).
