@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 
-use cairn_tamper::Finding;
 use cairn_tamper::sockets::{self, Listener, Owner, Port, Protocol};
+use cairn_tamper::{Finding, glob};
 
 use crate::telemetry::Sources;
 
@@ -13,6 +13,16 @@ use crate::telemetry::Sources;
 const PROCESSES: usize = 100_000;
 /// Services that open ports for others: what they open must be a workload's.
 const FOR_OTHERS: [&str; 2] = ["docker.service", "containerd.service"];
+/// Services that let people in: without pam_systemd what these start stays in the service's control group.
+const LOGINS: [&str; 5] = [
+    "*getty@*.service",
+    "console-getty.service",
+    "debug-shell.service",
+    "rescue.service",
+    "emergency.service",
+];
+/// The same, and it listens itself, by this program.
+const SSH: (&str, &str) = ("ssh*.service", "sshd");
 /// Where systemd itself runs; its sockets are units, and looked at as such.
 const SYSTEMD: &str = "/init.scope";
 /// Ports that UDP takes when it asks somebody, if the kernel doesn't say.
@@ -41,6 +51,8 @@ impl Expected {
         }
         match owner.unit() {
             Some(unit) if FOR_OTHERS.contains(&unit) => self.published.contains(&port),
+            Some(unit) if glob::any(&LOGINS, unit) => false,
+            Some(unit) if glob::matches(SSH.0, unit) && owner.program != SSH.1 => false,
             Some(unit) => self.units.contains(unit),
             None => false,
         }

@@ -494,6 +494,13 @@ fn ports_of_services_and_workloads_are_expected() {
             104,
         ),
         (14, "web", "/system.slice/web.service".to_owned(), 105),
+        (15, "bash", "/system.slice/sshd.service".to_owned(), 106),
+        (
+            16,
+            "nc2",
+            "/system.slice/system-getty.slice/getty@tty1.service".to_owned(),
+            107,
+        ),
     ];
     let mut sockets = "head\n".to_owned();
     for (pid, program, group, inode) in &processes {
@@ -507,7 +514,9 @@ fn ports_of_services_and_workloads_are_expected() {
     sockets += "0: 00000000:0800 0:0 0A 0:0 0:0 0 0 0 0\n";
     node.write("proc/net/tcp", &sockets);
     let mut expected = Expected {
-        units: ["sshd.service".to_owned(), "docker.service".to_owned()].into(),
+        units: ["sshd.service", "docker.service", "getty@tty1.service"]
+            .map(str::to_owned)
+            .into(),
         ..Expected::default()
     };
     let mut ports = Ports::default();
@@ -521,12 +530,12 @@ fn ports_of_services_and_workloads_are_expected() {
     let found = ports.look(&node.sources(), &expected).unwrap();
     assert_eq!(
         programs(&found),
-        ["docker-proxy", "app", "nc", "web", "kernel"]
+        ["docker-proxy", "app", "nc", "web", "bash", "nc2", "kernel"]
     );
     expected.published = ["tcp/102".parse().unwrap()].into();
     expected.containers = [id].into();
     let found = ports.look(&node.sources(), &expected).unwrap();
-    assert_eq!(programs(&found), ["nc", "web", "kernel"]);
+    assert_eq!(programs(&found), ["nc", "web", "bash", "nc2", "kernel"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What disks say of their own health, by smartmontools' `smartctl`: NVMe, SATA and SAS alike. Without that program it is unknown.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ const LIFE_LEFT: [&str; 7] = [
 /// Asks all disks now and then until `shutdown`.
 pub async fn run(sources: Sources, told: watch::Sender<Arc<Object>>, mut shutdown: Shutdown) {
     let mut ticks = tokio::time::interval(EVERY);
+    let mut reasons = BTreeMap::new();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -45,7 +47,11 @@ pub async fn run(sources: Sources, told: watch::Sender<Arc<Object>>, mut shutdow
             match asked {
                 Ok(answer) => values.extend(health(&disk, &answer)),
                 Err(error) => {
-                    tracing::info!(disk, %error, "a disk's health is unknown");
+                    let reason = error.to_string();
+                    if reasons.get(&disk) != Some(&reason) {
+                        tracing::info!(disk, reason, "a disk's health is unknown");
+                        reasons.insert(disk, reason);
+                    }
                 }
             }
         }
