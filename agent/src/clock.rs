@@ -29,6 +29,19 @@ pub struct Stamp {
     pub wall_ms: Option<i64>,
 }
 
+/// Both clocks as they are, for who watches them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Raw {
+    /// Milliseconds since the boot.
+    pub mono_ms: u64,
+    /// Milliseconds since 1970, as the system believes.
+    pub wall_ms: i64,
+    /// Whether the system's clock isn't known to be wrong.
+    pub known: bool,
+    /// How often the agent has set it.
+    pub set: u64,
+}
+
 /// The clock. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
 pub struct Clock(Arc<Inner>);
@@ -48,6 +61,8 @@ struct State {
     written: i64,
     /// The time as it was told, for when the system's clock can't be set.
     told: Option<(i64, u64)>,
+    /// How often the system's clock was set here.
+    set: u64,
     manual: Option<Manual>,
 }
 
@@ -135,6 +150,7 @@ impl Clock {
             floor: (floor, 0),
             written,
             told: None,
+            set: 0,
             manual,
         };
         state.floor.1 = state.mono_ms();
@@ -158,6 +174,23 @@ impl Clock {
             mono_ms: state.mono_ms(),
             wall_ms: state.wall_ms(),
         }
+    }
+
+    /// Both clocks as they are.
+    pub fn raw(&self) -> Raw {
+        let state = self.state();
+        let wall_ms = state.system_ms();
+        Raw {
+            mono_ms: state.mono_ms(),
+            wall_ms,
+            known: wall_ms / 1000 >= state.floor(),
+            set: state.set,
+        }
+    }
+
+    /// When systemd last set the clock by the network, as its file tells.
+    pub fn synchronised() -> Option<SystemTime> {
+        std::fs::metadata(SYNCHRONISED).ok()?.modified().ok()
     }
 
     /// Seconds since 1970 that have passed for certain.
@@ -221,6 +254,7 @@ impl Clock {
 fn set_clock(state: &mut State, now: i64) {
     if let Some(manual) = &mut state.manual {
         manual.wall_ms = now.saturating_mul(1000);
+        state.set += 1;
         return;
     }
     match clock_settime(
@@ -230,7 +264,10 @@ fn set_clock(state: &mut State, now: i64) {
             tv_nsec: 0,
         },
     ) {
-        Ok(()) => tracing::info!(now, "the clock was behind, and is set to the server's time"),
+        Ok(()) => {
+            state.set += 1;
+            tracing::info!(now, "the clock was behind, and is set to the server's time");
+        }
         Err(error) => tracing::debug!(%error, "the clock is behind and cannot be set"),
     }
 }

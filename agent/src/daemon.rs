@@ -37,6 +37,7 @@ use crate::rpc::reset::Reset;
 use crate::shutdown;
 use crate::socket::{Services, Socket};
 use crate::status;
+use crate::tamper;
 use crate::telemetry::{self, Sources};
 
 /// How long everything together may take to end.
@@ -142,6 +143,8 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
         steering: watch::channel(None).0,
         progress: watch::channel(Value::Null).0,
         lines: watch::channel(Object::new()).0,
+        tampering: watch::channel(tamper::Shown::default()).0,
+        disks: watch::channel(Arc::default()).0,
         paths,
         clock,
         outbox,

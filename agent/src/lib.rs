@@ -12,6 +12,7 @@
 //! | [`telemetry`] | measuring the node; what it is |
 //! | [`traffic`] | metering what is paid for |
 //! | [`lines`] | probing the node's lines, and how fast they are |
+//! | [`tamper`] | signs of tampering, told with evidence |
 //! | [`metrics`] | Prometheus' text, and a listener for it |
 //! | [`diagnostics`] | what a person wants to see of a node that is far away |
 //! | [`requests`], [`pace`] | the little of an HTTP server that is needed; a rate, kept |
@@ -55,6 +56,7 @@ pub mod setting;
 pub mod shutdown;
 pub mod socket;
 pub mod status;
+pub mod tamper;
 pub mod telemetry;
 pub mod traffic;
 pub mod update;

@@ -240,6 +240,18 @@ pub fn for_people(status: &Value) -> String {
             format!("{}: {}", plain(&json!(name)), of_line(shown)),
         );
     }
+    for (index, finding) in at("/tamper/findings")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
+        let text = format!("{} {}", plain(&finding["subject"]), plain(&finding["what"]));
+        line(
+            if index == 0 { "Tampering" } else { "" },
+            format!("! {text}"),
+        );
+    }
     if let Some(records) = word("/outbox/records") {
         let count = |name: &str| word(&format!("/outbox/{name}")).unwrap_or_else(|| "0".to_owned());
         line(
@@ -318,6 +330,7 @@ mod tests {
                 "lte": { "loss_percent": 100.0, "method": "tcp", "up_problem": "the budget is used up" },
                 "wan": { "latency_ms": 12.25, "jitter_ms": 0.5, "loss_percent": 0.0, "method": "icmp", "up_bps": 8_123_456, "down_bps": 99_900_000 },
             },
+            "tamper": { "findings": [{ "kind": "etc", "subject": "/etc/motd", "what": "changed" }] },
             "outbox": { "records": 5, "bytes": 1000, "dropped": 1, "set_aside": 0 },
         });
         let expected = "\
@@ -336,6 +349,7 @@ Releases    2.0 (sequence 2)
             3.0.partial (incomplete)
 Lines       lte: loss 100 %, by tcp, up ! the budget is used up
             wan: 12.25 ms, jitter 0.5 ms, loss 0 %, by icmp, up 8.1 Mbit/s, down 99.9 Mbit/s
+Tampering   ! /etc/motd changed
 Outbox      5 records, 1000 bytes; dropped 1, set aside 0
 ";
         assert_eq!(for_people(&status), expected);

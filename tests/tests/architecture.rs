@@ -9,7 +9,7 @@ use regex::Regex;
 use walkdir::WalkDir;
 
 /// Each crate's folder, its package, and the crates of ours that it may know.
-const CRATES: [(&str, &str, &[&str]); 19] = [
+const CRATES: [(&str, &str, &[&str]); 20] = [
     ("crates/release", "cairn-release", &[]),
     ("crates/boot-state", "cairn-boot-state", &["cairn-release"]),
     ("crates/delta", "cairn-delta", &["cairn-release"]),
@@ -34,6 +34,7 @@ const CRATES: [(&str, &str, &[&str]); 19] = [
         "cairn-workload",
         &["cairn-release", "cairn-wire"],
     ),
+    ("crates/tamper", "cairn-tamper", &[]),
     ("crates/system", "cairn-system", &[]),
     (
         "initramfs-hook",
@@ -52,6 +53,7 @@ const CRATES: [(&str, &str, &[&str]); 19] = [
             "cairn-delta",
             "cairn-traffic",
             "cairn-line",
+            "cairn-tamper",
             "cairn-system",
         ],
     ),
@@ -104,7 +106,7 @@ const CRATES: [(&str, &str, &[&str]); 19] = [
 ];
 
 /// Crates that are functions over bytes.
-const PURE: [&str; 12] = [
+const PURE: [&str; 13] = [
     "crates/delta",
     "crates/release",
     "crates/boot-state",
@@ -116,6 +118,7 @@ const PURE: [&str; 12] = [
     "crates/placement",
     "crates/traffic",
     "crates/line",
+    "crates/tamper",
     "crates/workload",
 ];
 

@@ -10,7 +10,9 @@ use serde::Deserialize;
 use toml::Table;
 
 use crate::setting::Invalid;
-use crate::{lines, link, metrics, neighbours, outbox, rpc, telemetry, traffic, update, workloads};
+use crate::{
+    lines, link, metrics, neighbours, outbox, rpc, tamper, telemetry, traffic, update, workloads,
+};
 
 /// The configuration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +61,8 @@ pub struct Input {
     pub traffic: traffic::Input,
     /// How the node's lines are watched, by their names.
     pub lines: lines::Input,
+    /// What is no sign of tampering.
+    pub tamper: tamper::Input,
     /// Where metrics are served.
     pub metrics: metrics::Input,
     /// Whether images are shared at the site.
@@ -88,6 +92,8 @@ pub struct Settings {
     pub traffic: traffic::Settings,
     /// `[lines]`.
     pub lines: lines::Settings,
+    /// `[tamper]`.
+    pub tamper: tamper::Settings,
     /// `[metrics]`.
     pub metrics: metrics::Settings,
     /// `[neighbours]`.
@@ -112,6 +118,7 @@ impl Settings {
             telemetry: telemetry::Settings::check(&input.telemetry)?,
             traffic: traffic::Settings::check(&input.traffic)?,
             lines: lines::Settings::check(&input.lines)?,
+            tamper: tamper::Settings::check(&input.tamper)?,
             metrics: metrics::Settings::check(&input.metrics)?,
             neighbours: neighbours::Settings::check(&input.neighbours)?,
             update: update::Settings::check(&input.update, &input.health)?,

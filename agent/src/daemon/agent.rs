@@ -28,7 +28,7 @@ use crate::shutdown::Shutdown;
 use crate::socket::Report;
 use crate::telemetry::{self, Process, Sources};
 use crate::update::{self, Updater};
-use crate::{diagnostics, lines, neighbours, status, traffic, workloads};
+use crate::{diagnostics, lines, neighbours, status, tamper, traffic, workloads};
 
 /// What is the same for as long as the agent runs.
 pub(super) struct Agent {
@@ -58,6 +58,10 @@ pub(super) struct Agent {
     pub(super) progress: watch::Sender<Value>,
     /// How its lines are, as the socket tells it.
     pub(super) lines: watch::Sender<Object>,
+    /// The signs of tampering.
+    pub(super) tampering: watch::Sender<tamper::Shown>,
+    /// What disks say of their own health.
+    pub(super) disks: watch::Sender<Arc<Object>>,
 }
 
 impl Agent {
@@ -114,9 +118,25 @@ impl Agent {
 
         let (outbox, sources) = (self.outbox.clone(), self.sources.clone());
         let measured = settings.telemetry.clone();
-        let updating = self.updater.subscribe();
-        let more = move || facts_of_update(&updating);
-        round.spawn(|shutdown| telemetry::run(measured, outbox, sources, more, shutdown));
+        let (updating, agent) = (self.updater.subscribe(), self.clone());
+        let others = telemetry::Others {
+            facts: move || facts_of_update(&updating),
+            measured: move || agent.measured(),
+        };
+        round.spawn(|shutdown| telemetry::run(measured, outbox, sources, others, shutdown));
+        let (sources, disks) = (self.sources.clone(), self.disks.clone());
+        round.spawn(|shutdown| telemetry::smart::run(sources, disks, shutdown));
+        let guarding = tamper::Deps {
+            settings: settings.tamper.clone(),
+            folder: self.paths.agent(),
+            sources: self.sources.clone(),
+            clock: self.clock.clone(),
+            outbox: self.outbox.clone(),
+            declared: self.orders.workloads(),
+            running: self.running.subscribe(),
+            shown: self.tampering.clone(),
+        };
+        round.spawn(|shutdown| tamper::run(guarding, shutdown));
         let watching = lines::Deps {
             report: settings.telemetry.interval,
             folder: self.paths.agent(),
@@ -185,6 +205,13 @@ impl Agent {
             clock: self.clock.clone(),
         };
         round.spawn(|shutdown| workloads::run(engine, deps, shutdown));
+    }
+
+    /// What other parts than telemetry itself have measured.
+    fn measured(&self) -> Object {
+        let mut measured = self.tampering.borrow().sample.clone();
+        measured.extend(self.disks.borrow().as_ref().clone());
+        measured
     }
 
     /// For metrics.
@@ -299,6 +326,7 @@ impl Agent {
                 "workloads": **agent.workloads.borrow(),
                 "last_boot_failure": status::last_boot_failure(&agent.paths.data),
                 "lines": *agent.lines.borrow(),
+                "tamper": agent.tampering.borrow().status,
                 "outbox": agent.outbox.stats(),
             })
         })

@@ -9,6 +9,7 @@ use cairn_wire::Object;
 use serde_json::Value;
 use sysinfo::Components;
 
+use super::disks;
 use super::procfs::{self, Cpu, Memory, float, round};
 use crate::outbox;
 
@@ -231,8 +232,8 @@ impl Collector {
         let whole = |name: &str| {
             !["loop", "ram", "zram", "sr", "fd"]
                 .iter()
-                .any(|kind| is_numbered(name, kind))
-                && self.sources.root.join("sys/block").join(name).exists()
+                .any(|kind| disks::is_numbered(name, kind))
+                && disks::folder(&self.sources.root, name).exists()
         };
         for disk in disks.iter().filter(|disk| whole(&disk.name)).take(MANY) {
             let mut one =
@@ -243,6 +244,7 @@ impl Collector {
             one("written_bytes", disk.written_bytes);
             one("busy_ms", disk.busy_ms);
         }
+        disks::wear(&self.sources, values);
     }
 
     fn network(&self, values: &mut Object) {
@@ -290,12 +292,6 @@ fn put(values: &mut Object, name: &str, value: impl Into<Value>) {
 
 fn percent(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| round(100.0 * float(part) / float(whole)))
-}
-
-/// Whether a disk's name is this kind and a number.
-fn is_numbered(name: &str, kind: &str) -> bool {
-    name.strip_prefix(kind)
-        .is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[cfg(test)]

@@ -11,13 +11,17 @@
 //! |---|---|
 //! | [`procfs`] | `/proc`'s texts |
 //! | [`collect`] | one measurement |
+//! | [`disks`] | which disks there are, and what their drivers say of their health |
+//! | [`smart`] | what disks say of their own health |
 //! | `facts` | what the node is |
 //! | `settings` | `[telemetry]` |
 
 pub mod collect;
+pub mod disks;
 mod facts;
 pub mod procfs;
 mod settings;
+pub mod smart;
 
 use std::time::Duration;
 
@@ -32,21 +36,32 @@ pub use settings::{Input, Settings};
 use crate::outbox::{Outbox, Priority};
 use crate::shutdown::Shutdown;
 
-/// Measures until `shutdown`. `more` gives facts that others know, as the boot state or the update under way; they are told when they change.
-pub async fn run(
+/// What others know.
+pub struct Others<F, S> {
+    /// Facts, as the boot state or the update under way; they are told when they change.
+    pub facts: F,
+    /// What they have measured last; it is part of each sample.
+    pub measured: S,
+}
+
+/// Measures until `shutdown`.
+pub async fn run<F, S>(
     settings: Settings,
     outbox: Outbox,
     sources: Sources,
-    more: impl Fn() -> Object + Send,
+    others: Others<F, S>,
     mut shutdown: Shutdown,
-) {
+) where
+    F: Fn() -> Object + Send,
+    S: Fn() -> Object + Send,
+{
     let mut collector = Collector::new(sources.clone());
     let mut told = Object::new();
     // A start of many nodes at once isn't to be heard as one.
     let mut wait = late(settings.jitter);
     loop {
         let mut now = facts(&sources);
-        now.extend(more());
+        now.extend((others.facts)());
         if now != told {
             outbox.append(Priority::Fact, now.clone());
             told = now;
@@ -55,7 +70,9 @@ pub async fn run(
             () = tokio::time::sleep(wait) => {}
             () = shutdown.requested() => return,
         }
-        outbox.append(Priority::Sample, collector.collect(&outbox.stats()));
+        let mut sample = collector.collect(&outbox.stats());
+        sample.extend((others.measured)());
+        outbox.append(Priority::Sample, sample);
         wait = settings.interval.saturating_sub(settings.jitter / 2) + late(settings.jitter);
     }
 }
@@ -91,16 +108,16 @@ mod tests {
             interval: Duration::from_millis(20),
             jitter: Duration::from_millis(2),
         };
-        let more = || {
-            [("boot_good".to_owned(), "1.0".into())]
-                .into_iter()
-                .collect()
+        let one = |name: &str| [(name.to_owned(), "1.0".into())].into_iter().collect();
+        let others = Others {
+            facts: move || one("boot_good"),
+            measured: move || one("tamper.etc"),
         };
         let task = tokio::spawn(run(
             quick,
             outbox.clone(),
             Sources::system(Path::new("/data")),
-            more,
+            others,
             shutdown,
         ));
         let (mut facts, mut samples) = (0, 0);
@@ -117,7 +134,10 @@ mod tests {
                     facts += batch.len();
                     assert_eq!(batch.records[0].values["boot_good"], "1.0");
                 }
-                _ => samples += batch.len(),
+                _ => {
+                    samples += batch.len();
+                    assert_eq!(batch.records[0].values["tamper.etc"], "1.0");
+                }
             }
             outbox.acked(batch);
         }

@@ -7,6 +7,7 @@ use cairn_system::Command;
 fn a_node_enrols_updates_and_goes_back_only_by_a_signed_order() -> Result<()> {
     let mut bench = Bench::new("good", &[FIRST, SECOND])?;
     a_token_is_good_for_one_node(&bench)?;
+    signs_of_tampering_are_told_and_a_new_node_has_none(&bench)?;
 
     let before = bench.site.sent();
     bench.updates(SECOND, &[])?;
@@ -85,4 +86,28 @@ fn a_token_is_good_for_one_node(bench: &Bench) -> Result<()> {
     let list = bench.site.ctl(&["device", "list"])?;
     assert_eq!(cairn_tests::operator::items(&list).len(), 1);
     Ok(())
+}
+
+/// All that the agent looks at is as in the image; a file that somebody adds is told with its evidence, and over when it is gone.
+fn signs_of_tampering_are_told_and_a_new_node_has_none(bench: &Bench) -> Result<()> {
+    let well = r#"test "$(cairn-agent status --json | grep -Ec '"tamper[.][a-z]+": 0,?$')" = 9"#;
+    let told = |what: &str| {
+        bench.site.eventually(what, SOON, |site| {
+            let last = ["device", "telemetry", &bench.device, "tamper_evidence"];
+            let last = site
+                .ctl(&[&last[..], &["--last", "1"]].concat())?
+                .to_string();
+            Ok(last.contains(what).then_some(()))
+        })
+    };
+    bench
+        .site
+        .eventually("nine looks that find nothing", SOON, |_| {
+            Ok(bench.node.does(well)?.then_some(()))
+        })
+        .with_context(|| bench.node.asks("cairn-agent status").unwrap_or_default())?;
+    ensure!(bench.node.does("echo ALL >/etc/added-by-hand")?);
+    told("/etc/added-by-hand")?;
+    ensure!(bench.node.does("rm /etc/added-by-hand")?);
+    told(r#""findings":[]"#)
 }

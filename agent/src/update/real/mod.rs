@@ -4,7 +4,7 @@ mod disk;
 mod esp;
 mod evidence;
 mod freeze;
-mod host;
+pub(crate) mod host;
 mod origin;
 mod shelf;
 
