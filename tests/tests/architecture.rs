@@ -9,7 +9,7 @@ use regex::Regex;
 use walkdir::WalkDir;
 
 /// Each crate's folder, its package, and the crates of ours that it may know.
-const CRATES: [(&str, &str, &[&str]); 18] = [
+const CRATES: [(&str, &str, &[&str]); 19] = [
     ("crates/release", "cairn-release", &[]),
     ("crates/boot-state", "cairn-boot-state", &["cairn-release"]),
     ("crates/delta", "cairn-delta", &["cairn-release"]),
@@ -33,6 +33,11 @@ const CRATES: [(&str, &str, &[&str]); 18] = [
         "cairn-workload",
         &["cairn-release", "cairn-wire"],
     ),
+    (
+        "crates/topology",
+        "cairn-topology",
+        &["cairn-release", "cairn-wire"],
+    ),
     ("crates/system", "cairn-system", &[]),
     (
         "initramfs-hook",
@@ -48,6 +53,7 @@ const CRATES: [(&str, &str, &[&str]); 18] = [
             "cairn-wire",
             "cairn-update",
             "cairn-workload",
+            "cairn-topology",
             "cairn-delta",
             "cairn-traffic",
             "cairn-system",
@@ -102,7 +108,7 @@ const CRATES: [(&str, &str, &[&str]); 18] = [
 ];
 
 /// Crates that are functions over bytes.
-const PURE: [&str; 11] = [
+const PURE: [&str; 12] = [
     "crates/delta",
     "crates/release",
     "crates/boot-state",
@@ -114,6 +120,7 @@ const PURE: [&str; 11] = [
     "crates/placement",
     "crates/traffic",
     "crates/workload",
+    "crates/topology",
 ];
 
 /// What a function over bytes has no use for.

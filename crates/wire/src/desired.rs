@@ -4,7 +4,7 @@
 use cairn_release::{Digest, Envelope, Sequence, Version};
 use serde::{Deserialize, Serialize};
 
-use crate::{Object, Workloads};
+use crate::{Disks, Object, Workloads};
 
 /// The shared attribute: `{"cairn_desired": revision}`.
 pub const ATTRIBUTE: &str = "cairn_desired";
@@ -20,6 +20,9 @@ pub struct Desired {
     /// The workloads to run, all of them; none: not a word of them, and what runs goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workloads: Option<Workloads>,
+    /// The disks to lay out, all of them; none: not a word of them, and what is there stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disks: Option<Disks>,
 }
 
 /// When a node may restart into its trial.
