@@ -10,7 +10,7 @@ use serde::Deserialize;
 use toml::Table;
 
 use crate::setting::Invalid;
-use crate::{link, metrics, neighbours, outbox, rpc, telemetry, traffic, update, workloads};
+use crate::{disks, link, metrics, neighbours, outbox, rpc, telemetry, traffic, update, workloads};
 
 /// The configuration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +67,8 @@ pub struct Input {
     pub health: update::HealthInput,
     /// What containers of customers may have.
     pub workloads: workloads::Input,
+    /// Where disks may be mounted.
+    pub disks: disks::Input,
     /// What the server may ask for.
     pub rpc: rpc::settings::Input,
     /// What the server may have run, by name.
@@ -92,6 +94,8 @@ pub struct Settings {
     pub update: update::Settings,
     /// `[workloads]`.
     pub workloads: workloads::Settings,
+    /// `[disks]`.
+    pub disks: disks::Settings,
     /// `[rpc]` and `[actions]`.
     pub rpc: rpc::settings::Settings,
 }
@@ -111,6 +115,7 @@ impl Settings {
             neighbours: neighbours::Settings::check(&input.neighbours)?,
             update: update::Settings::check(&input.update, &input.health)?,
             workloads: workloads::Settings::check(&input.workloads)?,
+            disks: disks::Settings::check(&input.disks)?,
             rpc: rpc::settings::Settings::check(&input.rpc, &input.actions)?,
         })
     }

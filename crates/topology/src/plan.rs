@@ -293,7 +293,7 @@ fn go_on(declared: &Declared, disk: &Disk, found: &Found) -> Plan {
         let change = if names.is_empty() {
             Change::Mend
         } else {
-            Change::Make(names)
+            Change::Add(names)
         };
         let table = wanted.clone();
         steps.push(Step::Table { table, change });

@@ -22,8 +22,10 @@ pub struct Write {
 /// Why a table is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// The disk has none, or lacks partitions.
+    /// The disk has none.
     Make(Vec<Name>),
+    /// It lacks these partitions.
+    Add(Vec<Name>),
     /// One of its copies is damaged, or a change was interrupted.
     Mend,
 }
@@ -84,12 +86,7 @@ pub struct Place {
 }
 
 impl Step {
-    /// Whether it writes to the disk at all.
-    pub fn writes_to_disk(&self) -> bool {
-        !matches!(self, Self::Refresh | Self::Mount { .. })
-    }
-
-    /// Whether nobody else may have the disk meanwhile.
+    /// Whether nobody else may have the disk meanwhile. With a table of ours on it, others have its partitions.
     pub fn is_exclusive(&self) -> bool {
         match self {
             Self::Claim(_) | Self::Clear => true,
@@ -128,7 +125,7 @@ impl fmt::Display for Step {
             Self::Clear => f.write_str("clear the first and the last MiB"),
             Self::Table { table, change } => match change {
                 Change::Mend => f.write_str("mend the partition table"),
-                Change::Make(names) => {
+                Change::Make(names) | Change::Add(names) => {
                     f.write_str("make the partitions")?;
                     for name in names {
                         let id = table.disk.partition(name);
