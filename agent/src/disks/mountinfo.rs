@@ -1,4 +1,4 @@
-//! What is mounted where: `/proc/self/mountinfo`, proc_pid_mountinfo(5).
+//! What is mounted where: `/proc/thread-self/mountinfo`, proc_pid_mountinfo(5).
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -25,7 +25,7 @@ pub struct Mounted {
 /// # Errors
 /// If the kernel doesn't tell.
 pub fn read() -> io::Result<Vec<Mounted>> {
-    let bytes = files::read(Path::new("/proc/self/mountinfo"), LIMIT)?;
+    let bytes = files::read(Path::new("/proc/thread-self/mountinfo"), LIMIT)?;
     let text = String::from_utf8_lossy(bytes.as_deref().unwrap_or_default()).into_owned();
     Ok(text.lines().filter_map(parse).collect())
 }

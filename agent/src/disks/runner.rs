@@ -164,6 +164,9 @@ impl<C: Catalogue> Runner<C> {
 
     /// Looks once, and does one step for each disk.
     pub(super) fn round(&mut self, declared: &Disks) -> Round {
+        if !self.done.is_empty() {
+            tools::settle();
+        }
         let seen = self
             .hands
             .look

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -36,6 +36,44 @@ pub struct Bench {
     /// Loop devices by serial number.
     pub loops: BTreeMap<String, String>,
     pub folder: tempfile::TempDir,
+}
+
+/// In a test's own process: a folder for programs that are found before all others.
+const MARK: &str = "CAIRN_DISKS_PROGRAMS";
+
+/// From now on the program is killed at its write of this number.
+pub fn kill_at_write(program: &str, number: u32) {
+    let file = Path::new(&std::env::var_os(MARK).unwrap()).join(program);
+    let script = format!(
+        "#!/bin/sh\nexec strace -qq -f -o /dev/null -e trace=write,pwrite64 -e inject=write,pwrite64:signal=KILL:when={number} /usr/sbin/{program} \"$@\"\n"
+    );
+    fs::write(&file, script).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Runs a test of this file in a process and a mount namespace of its own; gives whether this is that process. Otherwise whoever makes a
+/// namespace meanwhile, as Docker does, takes the test's mounts along, and its disks stay busy; and so do they while another test's child
+/// has yet to become its program.
+pub fn alone(module: &str, test: &str) -> bool {
+    if std::env::var_os(MARK).is_some() {
+        return true;
+    }
+    let (_, module) = module.split_once("::").unwrap();
+    let programs = tempfile::tempdir().unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private"])
+        .arg(std::env::current_exe().unwrap())
+        .args([&format!("{module}::{test}"), "--exact", "--nocapture"])
+        .env(MARK, programs.path())
+        .env("PATH", format!("{}:{path}", programs.path().display()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let wrong = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{wrong}");
+    assert!(said.contains("1 passed"), "no such test: {said}");
+    false
 }
 
 pub fn run(program: &str, arguments: &[&str]) -> String {
@@ -90,6 +128,12 @@ impl Bench {
         self.folder.path().join(serial)
     }
 
+    /// The whole serial number. Those of different tests differ, or else the kernel takes their btrfs for one.
+    pub fn serial(&self, short: &str) -> String {
+        let folder = self.folder.path().to_str().unwrap();
+        format!("{short}-{}", folder.rsplit('-').next().unwrap())
+    }
+
     /// The disk's node.
     pub fn device(&self, serial: &str) -> String {
         format!("/dev/{}", self.loops[serial])
@@ -111,7 +155,7 @@ impl Bench {
         let nodes = self
             .loops
             .iter()
-            .map(|(serial, node)| (node.clone(), serial.clone()));
+            .map(|(serial, node)| (node.clone(), self.serial(serial)));
         Look {
             catalogue: Loops(nodes.collect()),
             data: self.folder.path().to_owned(),
@@ -149,7 +193,7 @@ impl Bench {
             partition
         };
         let partitions: Vec<Value> = partitions.iter().map(partition).collect();
-        json!({ "name": "d", "find": { "serial": "S1" }, "partitions": partitions })
+        json!({ "name": "d", "find": { "serial": self.serial("S1") }, "partitions": partitions })
     }
 
     pub fn declare(&self, disk: &Value) -> Disks {
@@ -184,10 +228,11 @@ impl Bench {
     /// What the order to erase has to say now.
     pub fn erase(&self) -> Value {
         let seen = self.look().all(&BTreeMap::new()).unwrap();
+        let serial = self.serial("S1");
         let disk = seen
             .iter()
-            .find(|disk| disk.serial.as_deref() == Some("S1"));
-        json!({ "serial": "S1", "word": disk.unwrap().word() })
+            .find(|disk| disk.serial.as_ref() == Some(&serial));
+        json!({ "serial": serial, "word": disk.unwrap().word() })
     }
 
     /// Digest of all the disk's bytes.
@@ -208,7 +253,7 @@ impl Bench {
     /// The options with which a folder is mounted.
     pub fn options(&self, name: &str) -> Option<String> {
         let at = self.at(name).display().to_string();
-        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
         let line = mounts
             .lines()
             .find(|line| line.split(' ').nth(1) == Some(&at))?;

@@ -6,7 +6,7 @@ mod refusals;
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cairn_wire::disk::DiskState;
 use serde_json::{Value, json};
@@ -16,10 +16,16 @@ use super::mounter::Mounter;
 use super::{Deps, tools};
 use crate::clock::Clock;
 use crate::outbox::{self, Outbox};
-use bench::{Bench, run};
+use bench::{Bench, alone, run};
 
 #[test]
 fn it_is_made_once_as_declared_and_the_second_time_nothing_is_done() {
+    if !alone(
+        module_path!(),
+        "it_is_made_once_as_declared_and_the_second_time_nothing_is_done",
+    ) {
+        return;
+    }
     let bench = Bench::with_disk(1024);
     let layout = bench.layout(&[
         "small 64MiB ext4 sixteen-bytes-ok noatime,commit=30",
@@ -103,6 +109,9 @@ fn it_is_made_once_as_declared_and_the_second_time_nothing_is_done() {
 
 #[test]
 fn sectors_of_4096_bytes_are_no_different() {
+    if !alone(module_path!(), "sectors_of_4096_bytes_are_no_different") {
+        return;
+    }
     let mut bench = Bench::new();
     bench.add("S1", 128, 4096);
     bench.apply(&bench.layout(&["a 32MiB ext4", "b rest ext4 x"]));
@@ -113,6 +122,9 @@ fn sectors_of_4096_bytes_are_no_different() {
 
 #[test]
 fn cut_off_after_each_step_it_goes_on() {
+    if !alone(module_path!(), "cut_off_after_each_step_it_goes_on") {
+        return;
+    }
     let bench = Bench::with_disk(512);
     bench.write(512 << 10, b"somebody's");
     let mut layout = bench.layout(&["a 64MiB ext4", "b 128MiB btrfs", "c rest ext4 last"]);
@@ -137,69 +149,52 @@ fn cut_off_after_each_step_it_goes_on() {
     assert_eq!(bench.options("c").unwrap().split(' ').next(), Some("ext4"));
 }
 
-/// A child of this process that works on the device.
-fn child(device: &str) -> Option<rustix::process::Pid> {
-    fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-        let command = fs::read(entry.path().join("cmdline")).ok()?;
-        let words: Vec<&[u8]> = command.split(|b| *b == 0).collect();
-        let program = String::from_utf8_lossy(words.first()?).into_owned();
-        let works = program.contains("mkfs") && words.contains(&device.as_bytes());
-        let number = entry.file_name().to_str()?.parse().ok()?;
-        rustix::process::Pid::from_raw(number).filter(|_| works)
-    })
-}
-
 #[test]
-fn mkfs_killed_in_the_middle_is_done_again() {
-    let bench = Bench::with_disk(6 * 1024);
-    for (index, fs) in ["ext4", "btrfs", "xfs"].into_iter().enumerate() {
-        let sizes: Vec<String> = (0..=index)
-            .map(|n| {
-                format!(
-                    "{} 2000MiB {}",
-                    ["a", "b", "c"][n],
-                    ["ext4", "btrfs", "xfs"][n]
-                )
-            })
-            .collect();
-        let sizes: Vec<&str> = sizes.iter().map(String::as_str).collect();
-        let layout = bench.layout(&sizes);
-        let device = bench.part(u32::try_from(index).unwrap() + 1);
-        let killed = std::thread::scope(|scope| {
-            let killer = scope.spawn(|| {
-                let deadline = Instant::now() + Duration::from_secs(60);
-                while Instant::now() < deadline {
-                    if let Some(child) = child(&device) {
-                        return rustix::process::kill_process(child, rustix::process::Signal::KILL)
-                            .is_ok();
-                    }
-                }
-                false
-            });
+fn mkfs_killed_at_any_write_is_done_again() {
+    if !alone(module_path!(), "mkfs_killed_at_any_write_is_done_again") {
+        return;
+    }
+    let bench = Bench::with_disk(1536);
+    let all = ["a 400MiB ext4", "b 400MiB btrfs", "c 400MiB xfs"];
+    for (index, name) in ["a", "b", "c"].into_iter().enumerate() {
+        let layout = bench.layout(&all[..=index]);
+        let mkfs = format!("mkfs.{}", all[index].rsplit(' ').next().unwrap());
+        let mut kills = 0;
+        // It has the last word only when it makes fewer writes than that.
+        while let Some(at) = 1u32.checked_shl(kills) {
+            bench::kill_at_write(&mkfs, at);
             let status = bench.settle(&mut bench.runner(), &layout);
-            let killed = killer.join().unwrap();
-            assert_eq!(status.state, DiskState::Failed, "{fs}: {status:?}");
-            assert!(
-                status.reason.contains("signal: 9"),
-                "{fs}: {}",
-                status.reason
-            );
-            killed
-        });
-        assert!(killed, "{fs}");
-        bench.apply(&layout);
-        fs::write(bench.at(["a", "b", "c"][index]).join("file"), fs).unwrap();
+            if status.state == DiskState::Applied {
+                break;
+            }
+            assert_eq!(status.state, DiskState::Failed, "{mkfs}: {status:?}");
+            assert!(status.reason.contains("signal: 9"), "{}", status.reason);
+            assert!(bench.options(name).is_none());
+            bench.reboot();
+            kills += 1;
+        }
+        assert!(kills >= 6, "{mkfs} was killed {kills} times");
+        fs::write(bench.at(name).join("file"), name).unwrap();
     }
     // What was there before each is there yet.
     bench.reboot();
-    bench.apply(&bench.layout(&["a 2000MiB ext4", "b 2000MiB btrfs", "c 2000MiB xfs"]));
-    for (name, fs) in [("a", "ext4"), ("b", "btrfs"), ("c", "xfs")] {
-        assert_eq!(fs::read_to_string(bench.at(name).join("file")).unwrap(), fs);
+    bench.apply(&bench.layout(&all));
+    for name in ["a", "b", "c"] {
+        assert_eq!(
+            fs::read_to_string(bench.at(name).join("file")).unwrap(),
+            name
+        );
     }
 }
 
 #[test]
 fn a_layout_grows_while_it_is_in_use_and_nothing_else_about_it_changes() {
+    if !alone(
+        module_path!(),
+        "a_layout_grows_while_it_is_in_use_and_nothing_else_about_it_changes",
+    ) {
+        return;
+    }
     let bench = Bench::with_disk(512);
     bench.apply(&bench.layout(&["a 64MiB ext4 one"]));
     fs::write(bench.at("a/file"), "dear").unwrap();
@@ -261,6 +256,12 @@ fn a_layout_grows_while_it_is_in_use_and_nothing_else_about_it_changes() {
 
 #[test]
 fn a_dry_run_tells_the_plan_and_changes_nothing() {
+    if !alone(
+        module_path!(),
+        "a_dry_run_tells_the_plan_and_changes_nothing",
+    ) {
+        return;
+    }
     let bench = Bench::with_disk(128);
     let mut layout = bench.layout(&["a rest ext4"]);
     layout["dry_run"] = json!(true);
@@ -295,6 +296,12 @@ fn a_program_that_is_missing_is_named() {
 
 #[tokio::test]
 async fn what_becomes_of_it_is_told_and_where_mounts_are_missing() {
+    if !alone(
+        module_path!(),
+        "what_becomes_of_it_is_told_and_where_mounts_are_missing",
+    ) {
+        return;
+    }
     let bench = Bench::with_disk(128);
     let outbox = outbox::Settings {
         commit_interval: Duration::from_millis(1),
@@ -336,7 +343,7 @@ async fn what_becomes_of_it_is_told_and_where_mounts_are_missing() {
     layout["find"]["serial"] = json!("S2");
     declare.send_replace(Some(Arc::new(bench.declare(&layout))));
     until(1).await;
-    layout["find"]["serial"] = json!("S1");
+    layout["find"]["serial"] = json!(bench.serial("S1"));
     declare.send_replace(Some(Arc::new(bench.declare(&layout))));
     until(0).await;
     assert!(bench.options("a").is_some());
