@@ -150,6 +150,8 @@ impl Agent {
             self.missing.send_replace(Some(Arc::default()));
             return;
         }
+        // Before workloads are looked at for the first time.
+        disks::publish(self.orders.disks().borrow().as_deref(), &self.missing);
         let deps = disks::Deps {
             settings: settings.clone(),
             look: disks::look::Look {
@@ -187,6 +189,8 @@ impl Agent {
             memory: self.paths.agent().join("workloads-memory.json"),
             node,
             declared: self.orders.workloads(),
+            missing: self.missing.subscribe(),
+            volumes: settings.volumes(&self.paths.data),
             running: self.running.clone(),
             status: self.workloads.clone(),
             asked,

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use cairn_wire::disk::MountPoint;
 
-pub use runner::{Deps, describe, run};
+pub use runner::{Deps, describe, publish, run};
 pub use settings::{Input, Settings};
 
 /// Folders where a declared disk should be mounted and isn't: what is written there fills DATA. None: nobody has looked yet.

@@ -1,7 +1,7 @@
 //! The loop: look at all disks, decide, do one step for each, and look again; and tell what has changed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::hands::{self, Hands};
 use super::look::{Catalogue, Look};
 use super::mounter::{self, Mounter};
+use super::mountinfo;
 use super::tools;
 use super::units::Unit;
 use super::{Missing, Settings};
@@ -94,11 +95,9 @@ pub async fn run<C: Catalogue>(deps: Deps<C>, mut shutdown: Shutdown) {
     let work = boxed(async move {
         loop {
             let wanted = declared.borrow_and_update().clone();
+            publish(wanted.as_deref(), &missing);
             let pause = match wanted {
-                None => {
-                    missing.send_replace(Some(Arc::default()));
-                    None
-                }
+                None => None,
                 Some(wanted) => {
                     let round = tokio::task::spawn_blocking(move || {
                         let round = runner.round(&wanted);
@@ -121,13 +120,7 @@ pub async fn run<C: Catalogue>(deps: Deps<C>, mut shutdown: Shutdown) {
                         }
                     }
                     told = round.status;
-                    missing.send_if_modified(|missing| {
-                        let changed = missing.as_deref() != Some(&round.missing);
-                        if changed {
-                            *missing = Some(Arc::new(round.missing));
-                        }
-                        changed
-                    });
+                    replace(&missing, round.missing);
                     Some(round.pause)
                 }
             };
@@ -351,6 +344,43 @@ fn missing(declared: &Disks, courses: &BTreeMap<Name, Course<'_>>) -> BTreeSet<M
         .collect()
 }
 
+/// Says where nothing at all is mounted of what is declared; the next look says more.
+pub fn publish(declared: Option<&Disks>, missing: &watch::Sender<Missing>) {
+    let mounted = mountinfo::read().unwrap_or_default();
+    let is_mounted = |at: &&MountPoint| {
+        mounted
+            .iter()
+            .any(|mount| mount.at == Path::new(at.as_str()))
+    };
+    let wanted = declared.into_iter().flat_map(Disks::usable);
+    let mut folders: BTreeSet<MountPoint> = wanted
+        .filter(|wanted| !wanted.dry_run)
+        .flat_map(Wanted::mounts)
+        .filter(|at| !is_mounted(at))
+        .cloned()
+        .collect();
+    // Something else may be mounted there: that was seen at the last look.
+    let before = missing.borrow().clone();
+    let declared: BTreeSet<&MountPoint> = declared
+        .into_iter()
+        .flat_map(Disks::usable)
+        .flat_map(Wanted::mounts)
+        .collect();
+    let before = before.iter().flat_map(|before| before.iter());
+    folders.extend(before.filter(|at| declared.contains(at)).cloned());
+    replace(missing, folders);
+}
+
+fn replace(missing: &watch::Sender<Missing>, folders: BTreeSet<MountPoint>) {
+    missing.send_if_modified(|missing| {
+        let changed = missing.as_deref() != Some(&folders);
+        if changed {
+            *missing = Some(Arc::new(folders));
+        }
+        changed
+    });
+}
+
 /// How the declared disks are, and what is left to do, for people. Nothing is changed.
 ///
 /// # Errors
@@ -359,7 +389,7 @@ pub fn describe<C: Catalogue>(
     declared: &Disks,
     settings: &Settings,
     look: &Look<C>,
-    memory: &std::path::Path,
+    memory: &Path,
 ) -> std::io::Result<BTreeMap<Name, Status>> {
     let kept = files::read(memory, LIMIT)?;
     let memory: Memory = kept

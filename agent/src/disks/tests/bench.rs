@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use cairn_wire::Disks;
 use cairn_wire::disk::{DiskState, Status};
@@ -59,6 +60,10 @@ pub fn alone(module: &str, test: &str) -> bool {
         return true;
     }
     let (_, module) = module.split_once("::").unwrap();
+    // One at a time, whoever runs them: mkfs.btrfs opens every block device to see whose ids are taken, and one that is open can't
+    // be laid out.
+    let turn = File::create("/var/tmp/cairn-disks.lock").unwrap();
+    turn.lock().unwrap();
     let programs = tempfile::tempdir().unwrap();
     let path = std::env::var("PATH").unwrap();
     let output = Command::new("unshare")
@@ -273,13 +278,30 @@ impl Bench {
                 .unwrap()
                 .any(|entry| entry.unwrap().path().join("partition").exists())
             {
-                run("partx", &["--delete", &format!("/dev/{node}")]);
+                forget(&format!("/dev/{node}"));
             }
             // With a table that the kernel can read, it does.
             let _ = Command::new("partx")
                 .args(["--add", &format!("/dev/{node}")])
                 .output();
         }
+    }
+}
+
+/// Has the kernel forget all partitions. Somebody who looks at every device may have one open for a moment.
+fn forget(device: &str) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let output = Command::new("partx")
+            .args(["--delete", device])
+            .output()
+            .unwrap();
+        if output.status.success() {
+            return;
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(Instant::now() < deadline, "{said}");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
