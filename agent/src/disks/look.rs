@@ -17,8 +17,8 @@ use super::mountinfo::{self, Mounted};
 use super::tools;
 
 /// Block devices that are no disks.
-const OTHERS: [&str; 11] = [
-    "dm-", "drbd", "fd", "loop", "md", "mtd", "nbd", "ram", "rbd", "sr", "zram",
+const OTHERS: [&str; 13] = [
+    "bcache", "dm-", "drbd", "fd", "loop", "md", "mtd", "nbd", "ram", "rbd", "sr", "zd", "zram",
 ];
 /// Between the margins of a disk so many places are looked at before it counts as empty.
 const PLACES: u64 = 64;

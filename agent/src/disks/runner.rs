@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cairn_topology::{Course, Step, courses};
+use cairn_topology::{Course, Guid, Step, courses};
 use cairn_wire::disk::{DiskState, MountPoint, Name, Status, report};
 use cairn_wire::{Disk as Wanted, Disks};
 use serde::{Deserialize, Serialize};
@@ -277,20 +277,26 @@ impl<C: Catalogue> Runner<C> {
         let mut units = Vec::new();
         let mut settled: BTreeSet<&str> = BTreeSet::new();
         for wanted in declared.usable().filter(|wanted| !wanted.dry_run) {
-            let course = courses.get(&wanted.name);
-            let Some(disk) = course
-                .filter(|course| course.plan.refused.is_none())
-                .and_then(|course| course.disk)
-            else {
+            let Some(course) = courses.get(&wanted.name) else {
                 continue;
             };
-            settled.insert(wanted.name.as_str());
+            let Some(disk) = course.disk else { continue };
+            let refused = course.plan.refused.is_some();
+            if !refused {
+                settled.insert(wanted.name.as_str());
+            }
+            // Beside what is refused, what is right is mounted.
+            let mounts = |id: Guid| {
+                let mut steps = course.plan.steps.iter();
+                steps
+                    .any(|step| matches!(step, Step::Mount { partition, .. } if partition.id == id))
+            };
             let table = disk.surface.table.as_ref().map(|found| &found.table);
             let entries = || table.into_iter().flat_map(|table| table.entries.values());
             units.extend(wanted.partitions.iter().filter_map(|partition| {
                 let id = disk.id(&wanted.name).partition(&partition.name);
                 let entry = entries().find(|entry| entry.id == id)?;
-                if entry.is_unfinished() {
+                if entry.is_unfinished() || refused && !mounts(id) {
                     return None;
                 }
                 Some(Unit {
