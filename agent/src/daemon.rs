@@ -81,6 +81,11 @@ impl Paths {
         files
     }
 
+    /// The file of what is remembered of disks.
+    pub fn disks_memory(&self) -> PathBuf {
+        self.agent().join("disks-memory.json")
+    }
+
     /// Makes the agent's own folder, which nobody else may look into.
     ///
     /// # Errors
@@ -141,6 +146,7 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
         running: watch::channel(Arc::default()).0,
         workloads: watch::channel(Arc::default()).0,
         steering: watch::channel(None).0,
+        missing: watch::channel(None).0,
         progress: watch::channel(Value::Null).0,
         lines: watch::channel(Object::new()).0,
         tampering: watch::channel(tamper::Shown::default()).0,

@@ -21,6 +21,7 @@
 //! | [`shutdown`] | telling tasks to end |
 //! | [`daemon`] | starts all of it, reloads, shuts down |
 //! | [`logging`] | where messages go
+//! | [`disks`] | laying disks out as declared |
 //! | [`workloads`] | containers of customers, by the Docker Engine |
 //! | [`status`], [`socket`] | what a person at the console sees |
 
@@ -39,6 +40,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod diagnostics;
+pub mod disks;
 pub mod files;
 pub mod identity;
 pub mod lines;

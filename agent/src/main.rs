@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use argh::FromArgs;
 use cairn_agent::daemon::{self, Paths};
+use cairn_agent::disks::look;
 use cairn_agent::identity::keeper::Standing;
 use cairn_agent::identity::{Identity, key, request};
 use cairn_agent::outbox::Priority;
@@ -43,6 +44,7 @@ enum Command {
     Watch(WatchArgs),
     Report(ReportArgs),
     Forgive(ForgiveArgs),
+    Disks(DisksArgs),
 }
 
 /// Runs the daemon
@@ -97,6 +99,18 @@ struct ForgiveArgs {
     /// digest of its manifest's payload, as `status --json` shows it under update.failed
     #[argh(positional)]
     release: cairn_release::Digest,
+}
+
+/// Shows what is to be done so that the disks are as declared, or why nothing is; changes nothing
+#[derive(FromArgs)]
+#[argh(subcommand, name = "disks")]
+struct DisksArgs {
+    /// a JSON list of disks, instead of those that the server declared
+    #[argh(option)]
+    file: Option<PathBuf>,
+    /// as JSON
+    #[argh(switch)]
+    json: bool,
 }
 
 fn main() -> ExitCode {
@@ -190,6 +204,7 @@ fn work(cli: Cli, command: Command) -> anyhow::Result<()> {
         Command::Watch(_) => runtime.block_on(watch(&paths)),
         Command::Report(args) => runtime.block_on(report(&paths, &args.values, args.priority)),
         Command::Forgive(args) => runtime.block_on(forgive(&paths, args.release)),
+        Command::Disks(args) => disks(&paths, args),
     };
     // What is stuck in a file operation doesn't hold us.
     runtime.shutdown_background();
@@ -345,6 +360,44 @@ async fn watch(paths: &Paths) -> anyhow::Result<()> {
         print(&format!("{line}\n"))?;
     }
     Ok(())
+}
+
+fn disks(paths: &Paths, args: DisksArgs) -> anyhow::Result<()> {
+    let (_, settings) = config::load(&paths.config)?;
+    let file = args
+        .file
+        .unwrap_or_else(|| paths.agent().join("disks.json"));
+    let wrong = || format!("{}", file.display());
+    let text = files::read(&file, 1 << 20).with_context(wrong)?;
+    let declared: cairn_wire::Disks = match text {
+        Some(text) => serde_json::from_slice(&text).with_context(wrong)?,
+        None => bail!("no disks are declared: there is no {}", file.display()),
+    };
+    let look = look::Look {
+        catalogue: look::Hardware,
+        data: paths.data.clone(),
+    };
+    let told =
+        cairn_agent::disks::describe(&declared, &settings.disks, &look, &paths.disks_memory())
+            .context("cannot look at the disks (run as root)")?;
+    if args.json {
+        return print(&format!("{:#}\n", json!(told)));
+    }
+    let mut text = String::new();
+    for (name, status) in told {
+        let state = json!(status.state);
+        let state = state.as_str().unwrap_or_default();
+        let device = Some(status.device).filter(|device| !device.is_empty());
+        let device = device
+            .map(|device| format!(" ({device})"))
+            .unwrap_or_default();
+        text += &format!("{name}{device}: {state}\n");
+        let reason = Some(status.reason).filter(|reason| !reason.is_empty());
+        for line in status.plan.iter().chain(&reason) {
+            text += &format!("    {line}\n");
+        }
+    }
+    print(&text)
 }
 
 async fn forgive(paths: &Paths, release: cairn_release::Digest) -> anyhow::Result<()> {

@@ -20,6 +20,7 @@
 //! | [`releases`] | the release store |
 //! | [`rollouts`] | which device shall run which release |
 //! | [`workloads`] | what customers have the fleet run, and where |
+//! | [`disks`] | how devices' disks shall be laid out |
 //! | [`desired`] | what each device shall be: revisions, and who has been told |
 //! | [`alarms`] | what is wrong with devices, and who is told |
 //! | [`duration`] | durations as people write them |
@@ -35,6 +36,7 @@ pub mod coins;
 pub mod config;
 pub mod desired;
 pub mod devices;
+pub mod disks;
 pub mod duration;
 pub mod metrics;
 pub mod people;

@@ -9,7 +9,7 @@ use regex::Regex;
 use walkdir::WalkDir;
 
 /// Each crate's folder, its package, and the crates of ours that it may know.
-const CRATES: [(&str, &str, &[&str]); 20] = [
+const CRATES: [(&str, &str, &[&str]); 21] = [
     ("crates/release", "cairn-release", &[]),
     ("crates/boot-state", "cairn-boot-state", &["cairn-release"]),
     ("crates/delta", "cairn-delta", &["cairn-release"]),
@@ -35,6 +35,11 @@ const CRATES: [(&str, &str, &[&str]); 20] = [
         &["cairn-release", "cairn-wire"],
     ),
     ("crates/tamper", "cairn-tamper", &[]),
+    (
+        "crates/topology",
+        "cairn-topology",
+        &["cairn-release", "cairn-wire"],
+    ),
     ("crates/system", "cairn-system", &[]),
     (
         "initramfs-hook",
@@ -50,6 +55,7 @@ const CRATES: [(&str, &str, &[&str]); 20] = [
             "cairn-wire",
             "cairn-update",
             "cairn-workload",
+            "cairn-topology",
             "cairn-delta",
             "cairn-traffic",
             "cairn-line",
@@ -106,7 +112,7 @@ const CRATES: [(&str, &str, &[&str]); 20] = [
 ];
 
 /// Crates that are functions over bytes.
-const PURE: [&str; 13] = [
+const PURE: [&str; 14] = [
     "crates/delta",
     "crates/release",
     "crates/boot-state",
@@ -120,6 +126,7 @@ const PURE: [&str; 13] = [
     "crates/line",
     "crates/tamper",
     "crates/workload",
+    "crates/topology",
 ];
 
 /// What a function over bytes has no use for.

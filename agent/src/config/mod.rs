@@ -11,7 +11,8 @@ use toml::Table;
 
 use crate::setting::Invalid;
 use crate::{
-    lines, link, metrics, neighbours, outbox, rpc, tamper, telemetry, traffic, update, workloads,
+    disks, lines, link, metrics, neighbours, outbox, rpc, tamper, telemetry, traffic, update,
+    workloads,
 };
 
 /// The configuration can't be used.
@@ -73,6 +74,8 @@ pub struct Input {
     pub health: update::HealthInput,
     /// What containers of customers may have.
     pub workloads: workloads::Input,
+    /// Where disks may be mounted.
+    pub disks: disks::Input,
     /// What the server may ask for.
     pub rpc: rpc::settings::Input,
     /// What the server may have run, by name.
@@ -102,6 +105,8 @@ pub struct Settings {
     pub update: update::Settings,
     /// `[workloads]`.
     pub workloads: workloads::Settings,
+    /// `[disks]`.
+    pub disks: disks::Settings,
     /// `[rpc]` and `[actions]`.
     pub rpc: rpc::settings::Settings,
 }
@@ -123,6 +128,7 @@ impl Settings {
             neighbours: neighbours::Settings::check(&input.neighbours)?,
             update: update::Settings::check(&input.update, &input.health)?,
             workloads: workloads::Settings::check(&input.workloads)?,
+            disks: disks::Settings::check(&input.disks)?,
             rpc: rpc::settings::Settings::check(&input.rpc, &input.actions)?,
         })
     }

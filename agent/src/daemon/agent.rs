@@ -28,7 +28,7 @@ use crate::shutdown::Shutdown;
 use crate::socket::Report;
 use crate::telemetry::{self, Process, Sources};
 use crate::update::{self, Updater};
-use crate::{diagnostics, lines, neighbours, status, tamper, traffic, workloads};
+use crate::{diagnostics, disks, lines, neighbours, status, tamper, traffic, workloads};
 
 /// What is the same for as long as the agent runs.
 pub(super) struct Agent {
@@ -54,6 +54,8 @@ pub(super) struct Agent {
     pub(super) workloads: watch::Sender<Arc<BTreeMap<Name, workload::Status>>>,
     /// Where they are asked.
     pub(super) steering: watch::Sender<Option<workloads::Handle>>,
+    /// Where disks should be mounted and aren't.
+    pub(super) missing: watch::Sender<disks::Missing>,
     /// What it does, as the socket tells it.
     pub(super) progress: watch::Sender<Value>,
     /// How its lines are, as the socket tells it.
@@ -114,6 +116,7 @@ impl Agent {
         round.spawn(|shutdown| updater.run(shutdown));
         round.spawn(|shutdown| tell(status, progress, shutdown));
 
+        self.lay_disks_out(round, &settings.disks);
         self.run_workloads(round, &settings.workloads);
 
         let (outbox, sources) = (self.outbox.clone(), self.sources.clone());
@@ -175,6 +178,28 @@ impl Agent {
         }
     }
 
+    fn lay_disks_out(&self, round: &mut Tasks, settings: &disks::Settings) {
+        if !settings.enabled {
+            self.missing.send_replace(Some(Arc::default()));
+            return;
+        }
+        // Before workloads are looked at for the first time.
+        disks::publish(self.orders.disks().borrow().as_deref(), &self.missing);
+        let deps = disks::Deps {
+            settings: settings.clone(),
+            look: disks::look::Look {
+                catalogue: disks::look::Hardware,
+                data: self.paths.data.clone(),
+            },
+            mounter: disks::mounter::Mounter::of_node(),
+            memory: self.paths.disks_memory(),
+            declared: self.orders.disks(),
+            missing: self.missing.clone(),
+            outbox: self.outbox.clone(),
+        };
+        round.spawn(|shutdown| disks::run(deps, shutdown));
+    }
+
     fn run_workloads(&self, round: &mut Tasks, settings: &workloads::Settings) {
         if !settings.is_enabled() {
             self.steering.send_replace(None);
@@ -198,6 +223,8 @@ impl Agent {
             memory: self.paths.agent().join("workloads-memory.json"),
             node,
             declared: self.orders.workloads(),
+            missing: self.missing.subscribe(),
+            volumes: settings.volumes(&self.paths.data),
             running: self.running.clone(),
             status: self.workloads.clone(),
             asked,

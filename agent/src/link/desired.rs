@@ -1,4 +1,4 @@
-//! What the server orders: the release that this node shall run, and its workloads.
+//! What the server orders: the release that this node shall run, its workloads, its disks.
 //!
 //! The control plane's word is a document with an ETag; a shared attribute says that there is a new one. A stock ThingsBoard has no such
 //! document: there the order is read off the `fw_*` attributes. The last order is kept on the disk, so that a restart without
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cairn_wire::attributes::Change;
 use cairn_wire::workload::Login;
-use cairn_wire::{Desired, Object, ReleaseOrder, Workloads, desired};
+use cairn_wire::{Desired, Disks, Object, ReleaseOrder, Workloads, desired};
 use rand::Rng;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -46,9 +46,12 @@ struct Inner {
     /// Where the workloads are kept, so that they run after a restart without a link.
     workloads_file: PathBuf,
     logins_file: PathBuf,
+    /// The disks, likewise.
+    disks_file: PathBuf,
     shared: Mutex<Object>,
     order: watch::Sender<Option<ReleaseOrder>>,
     workloads: watch::Sender<Option<Arc<Workloads>>>,
+    disks: watch::Sender<Option<Arc<Disks>>>,
     logins: watch::Sender<Arc<Vec<Login>>>,
     look: Notify,
     /// Whether the server has the document: then `fw_*` counts for nothing.
@@ -67,17 +70,21 @@ impl Orders {
     pub fn open(folder: &Path) -> Self {
         let file = folder.join("order.json");
         let workloads_file = folder.join("workloads.json");
+        let disks_file = folder.join("disks.json");
         let order = kept::<Option<ReleaseOrder>>(&file).flatten();
         let workloads = kept::<Workloads>(&workloads_file).map(Arc::new);
         let logins_file = folder.join("registries.json");
         let logins = kept::<Vec<Login>>(&logins_file).unwrap_or_default();
+        let disks = kept::<Disks>(&disks_file).map(Arc::new);
         Self(Arc::new(Inner {
             file,
             workloads_file,
+            disks_file,
             logins_file,
             shared: Mutex::default(),
             order: watch::channel(order).0,
             workloads: watch::channel(workloads).0,
+            disks: watch::channel(disks).0,
             logins: watch::channel(Arc::new(logins)).0,
             look: Notify::new(),
             has_document: Mutex::default(),
@@ -97,6 +104,11 @@ impl Orders {
     /// Users of the registries that the workloads' images come from.
     pub fn logins(&self) -> watch::Receiver<Arc<Vec<Login>>> {
         self.0.logins.subscribe()
+    }
+
+    /// The disks that are declared; none: nobody has said.
+    pub fn disks(&self) -> watch::Receiver<Option<Arc<Disks>>> {
+        self.0.disks.subscribe()
     }
 
     /// There may be a new document, or the server may be back.
@@ -185,17 +197,17 @@ impl Orders {
 
     /// A document that says nothing of workloads changes nothing about them.
     fn declare(&self, workloads: Option<Workloads>, logins: Vec<Login>) {
-        let Some(workloads) = workloads else { return };
         // Before what needs them.
-        if **self.0.logins.borrow() != logins {
+        if workloads.is_some() && **self.0.logins.borrow() != logins {
             keep(&self.0.logins_file, &logins);
             self.0.logins.send_replace(Arc::new(logins));
         }
-        if self.0.workloads.borrow().as_deref() == Some(&workloads) {
-            return;
-        }
-        keep(&self.0.workloads_file, &workloads);
-        self.0.workloads.send_replace(Some(Arc::new(workloads)));
+        take(workloads, &self.0.workloads, &self.0.workloads_file);
+    }
+
+    /// The same of disks.
+    fn declare_disks(&self, disks: Option<Disks>) {
+        take(disks, &self.0.disks, &self.0.disks_file);
     }
 
     /// Asks for the document when told to look, and every `poll`. While the server is away it is asked again, ever more rarely.
@@ -318,9 +330,24 @@ impl Orders {
             })?;
         self.set(desired.release);
         self.declare(desired.workloads, desired.logins);
+        self.declare_disks(desired.disks);
         *seen = tag.map(|etag| Seen { from: target, etag });
         Ok(())
     }
+}
+
+/// What is declared now, if anything is, and if it is something else than before.
+fn take<T: PartialEq + Serialize>(
+    declared: Option<T>,
+    current: &watch::Sender<Option<Arc<T>>>,
+    file: &Path,
+) {
+    let Some(declared) = declared else { return };
+    if current.borrow().as_deref() == Some(&declared) {
+        return;
+    }
+    keep(file, &declared);
+    current.send_replace(Some(Arc::new(declared)));
 }
 
 fn kept<T: DeserializeOwned>(file: &Path) -> Option<T> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cairn_wire::workload::{Declared, Name, Status, WorkloadState, Workloads, report};
 use cairn_workload::images::{Present, clean_up};
 use cairn_workload::seen::current_name;
-use cairn_workload::{Action, Memory, Seen, Trouble, World, step};
+use cairn_workload::{Action, Memory, Missing, Seen, Trouble, World, step};
 use rand::Rng;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -17,6 +17,7 @@ use super::engine::Engine;
 use super::steer::{Ask, Waiting};
 use super::{Running, Settings};
 use crate::clock::Clock;
+use crate::disks;
 use crate::files;
 use crate::outbox::{Outbox, Priority};
 use crate::shutdown::{Shutdown, boxed};
@@ -40,6 +41,10 @@ pub struct Deps {
     pub node: String,
     /// What is declared; none: nobody has said.
     pub declared: watch::Receiver<Option<Arc<Workloads>>>,
+    /// Where disks should be mounted and aren't.
+    pub missing: watch::Receiver<disks::Missing>,
+    /// Where volumes lie that have a name only.
+    pub volumes: PathBuf,
     /// What of it runs.
     pub running: watch::Sender<Arc<Vec<Running>>>,
     /// How each workload is.
@@ -82,16 +87,18 @@ pub async fn run<E: Engine>(engine: E, deps: Deps, mut shutdown: Shutdown) {
             }
         })
     };
-    let mut declared = deps.declared.clone();
+    let (mut declared, mut missing) = (deps.declared.clone(), deps.missing.clone());
     let mut runner = Runner::new(engine, deps);
     let looking = boxed(async move {
         loop {
             declared.mark_unchanged();
+            missing.mark_unchanged();
             let pause = runner.round().await;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = heard.notified() => tokio::time::sleep(GATHER).await,
                 changed = declared.changed() => if changed.is_err() { return },
+                Ok(()) = missing.changed() => {}
                 Some(ended) = runner.work.join_next() => runner.ended(ended),
                 Some(ask) = runner.deps.asked.recv() => runner.take(ask),
             }
@@ -160,6 +167,7 @@ impl<E: Engine> Runner<E> {
             node: &self.deps.node,
             declared: declared.as_deref(),
             allowed: &self.deps.settings.allowed,
+            missing: &self.missing(),
             seen: &view.seen,
             images: &images,
             busy: &self.busy,
@@ -193,6 +201,16 @@ impl<E: Engine> Runner<E> {
             .wake_ms
             .map(|at| Duration::from_millis(at.saturating_sub(now_ms).max(1)));
         due.map_or(ROUND, |due| due.min(ROUND))
+    }
+
+    fn missing(&self) -> Missing {
+        let volumes = self.deps.volumes.to_str();
+        let missing = self.deps.missing.borrow();
+        let folders = missing.iter().flat_map(|folders| folders.iter());
+        Missing {
+            folders: folders.filter_map(|at| at.as_str().parse().ok()).collect(),
+            volumes: volumes.and_then(|path| path.parse().ok()),
+        }
     }
 
     fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {

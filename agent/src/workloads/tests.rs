@@ -246,3 +246,34 @@ async fn a_registry_that_wants_a_password_is_given_it_and_nobody_else_sees_it() 
         assert!(!log.contains("very-secret"));
     }
 }
+
+#[tokio::test]
+async fn a_workload_waits_for_the_disk_that_its_volume_lies_on() {
+    let site = Site::start("host-paths = ['/var/tmp']").await;
+    let mounted = tempfile::Builder::new()
+        .prefix("cairn-workload-")
+        .tempdir_in("/var/tmp")
+        .unwrap();
+    let path = mounted.path().to_str().unwrap();
+    let mut web = site.workload("web", SLEEP);
+    web["volumes"] = json!([{ "host_path": path, "target": "/cache" }]);
+    web["restart"] = json!("never");
+    let missing = |folders: &[&str]| {
+        let folders = folders.iter().map(|path| path.parse().unwrap());
+        site.missing.send_replace(Some(Arc::new(folders.collect())));
+    };
+    missing(&[path]);
+    site.declare(json!([web, site.workload("other", SLEEP)]));
+    site.until("the other runs", |site| site.runs("cairn-other"))
+        .await;
+    assert!(site.ask(&["inspect", "cairn-web"]).is_none());
+    missing(&[]);
+    site.until("web runs", |site| site.runs("cairn-web")).await;
+    missing(&[path]);
+    site.until("web is stopped", |site| !site.runs("cairn-web"))
+        .await;
+    missing(&[]);
+    site.until("web runs again", |site| site.runs("cairn-web"))
+        .await;
+    assert!(site.runs("cairn-other"));
+}

@@ -82,6 +82,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(crate::releases::rest::routes())
         .merge(crate::rollouts::routes())
         .merge(crate::workloads::routes())
+        .merge(crate::disks::routes())
         .merge(crate::traffic::routes())
         .merge(crate::alarms::routes())
 }

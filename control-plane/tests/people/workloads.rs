@@ -233,3 +233,53 @@ async fn orders_for_a_workload_are_answered_by_the_device() {
         "bad-action"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_are_declared_and_the_device_says_how_they_are() {
+    let site = Site::start().await;
+    let root = site.login("root").await;
+    let (device, http) = site.enrol(&root, "edge-1").await;
+    let layout = json!([{ "name": "cache1", "find": { "serial": "S3Z8NB0K" }, "partitions": [
+        { "name": "objects", "size": "rest", "file_system": "xfs", "mount": "/srv/objects" }
+    ] }]);
+    let file = site.folder.path().join("layout.json");
+    std::fs::write(&file, layout.to_string()).unwrap();
+    let file = file.to_str().unwrap();
+    let set = cairnctl::run(&site, &root, &["device", "disks", &device, "--set", file]);
+    assert_eq!(
+        (&set["disks"], &set["states"][0]["state"]),
+        (&layout, &Value::Null)
+    );
+    let desired = document(&site, &http, 0).await;
+    assert_eq!(
+        (&desired["disks"], desired.get("workloads")),
+        (&layout, None)
+    );
+    let told = json!({ "disk_layout.cache1.state": "planned", "disk_layout.cache1.device": "sdb",
+        "disk_layout.cache1.plan": ["make xfs", "mount\u{1b}[2J it"] });
+    let url = format!("{}/api/v1/me/telemetry", site.url);
+    assert!(
+        http.post(url)
+            .json(&told)
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .is_success()
+    );
+    let (ok, out, error) = until_online(&site, &root, &["device", "disks", &device]);
+    assert!(
+        ok && out == "cache1 on sdb: planned\n    make xfs\n    mount\u{fffd}[2J it\n",
+        "{out} {error}"
+    );
+    // What can't be read stays where it is.
+    let bad = json!([{ "name": "cache1", "find": { "path": "/dev/sdb" }, "partitions": [] }]);
+    let path = format!("/v1/devices/{device}/disks");
+    let answer = site.call(Method::PUT, &path, Some(&root), bad).await;
+    let message = answer.body["message"].as_str().unwrap_or_default();
+    assert!(
+        answer.status == 400 && message.starts_with("cache1: "),
+        "{answer:?}"
+    );
+    assert_eq!(site.get(&path, &root).await.body["disks"], layout);
+}

@@ -5,7 +5,7 @@ use cairn_release::{Digest, Envelope, Sequence, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::workload::Login;
-use crate::{Object, Workloads};
+use crate::{Disks, Object, Workloads};
 
 /// The shared attribute: `{"cairn_desired": revision}`.
 pub const ATTRIBUTE: &str = "cairn_desired";
@@ -24,6 +24,9 @@ pub struct Desired {
     /// Users of the registries that the workloads' images come from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub logins: Vec<Login>,
+    /// The disks to lay out, all of them; none: not a word of them, and what is there stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disks: Option<Disks>,
 }
 
 /// When a node may restart into its trial.

@@ -12,14 +12,16 @@
 //! | [`rpc`] | remote calls, in both directions |
 //! | [`provision`] | ThingsBoard's own way of making a device known |
 //! | [`enrol`] | one-time token, signing request, certificate; renewal |
-//! | [`desired`] | what a node shall be: the order to run a release, workloads |
+//! | [`desired`] | what a node shall be: the order to run a release, workloads, disks |
 //! | [`workload`] | a customer's Docker container, as it is declared and as it is told of |
+//! | [`disk`] | how a disk shall be laid out, and how a node tells of it |
 //! | [`report`] | how a node tells of its update |
 //! | [`neighbour`] | what nodes of a site tell each other of an image |
 //! | [`speed`] | where a device measures how fast its line is |
 
 pub mod attributes;
 pub mod desired;
+pub mod disk;
 pub mod enrol;
 pub mod neighbour;
 pub mod provision;
@@ -31,6 +33,7 @@ pub mod topic;
 pub mod workload;
 
 pub use desired::{Desired, ReleaseOrder, When};
+pub use disk::{Disk, Disks};
 pub use report::{UpdateReport, UpdateState};
 pub use telemetry::{Record, RecordId};
 pub use workload::{Workload, Workloads};

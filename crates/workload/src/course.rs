@@ -90,6 +90,16 @@ impl<'w> Course<'w> {
             }
             return;
         }
+        if let Some(folder) = self.world.missing.of(wanted) {
+            self.say(State::Stopped, &format!("the disk at {folder} is missing"));
+            if let Some(active) = self.fleet.all().find(|ours| ours.seen.run.is_active()) {
+                // It comes back when the disk does, whatever its rule says of those that ended.
+                let comes_back = current.filter(|current| current.seen.id == active.seen.id);
+                self.item.restart = comes_back.map(|current| current.seen.id.clone());
+                self.stop(active);
+            }
+            return;
+        }
         if let Some(current) = current
             && self.item.restart.as_ref() == Some(&current.seen.id)
         {

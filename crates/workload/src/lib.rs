@@ -15,6 +15,7 @@
 //! |---|---|
 //! | [`seen`] | what Docker has, and which of it is ours |
 //! | [`allowed`] | what the node's settings allow a workload |
+//! | [`missing`] | folders whose disk is missing |
 //! | [`memory`] | what is remembered |
 //! | [`turn`] | all workloads once: what to do, and how each is |
 //! | `course` | one workload: create, adopt, update, roll back |
@@ -26,11 +27,13 @@ pub mod allowed;
 mod course;
 pub mod images;
 pub mod memory;
+pub mod missing;
 pub mod seen;
 pub mod turn;
 
 pub use allowed::Allowed;
 pub use memory::{Command, Memory, Trouble};
+pub use missing::Missing;
 pub use seen::{Health, Run, Seen};
 pub use turn::{Action, Turn, World, step};
 

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::seen::{self, Health, Run, Seen};
 use crate::turn::Action;
-use crate::{Allowed, Memory, Trouble, World, step};
+use crate::{Allowed, Memory, Missing, Trouble, World, step};
 
 /// What a container does once it is started, by its command.
 const GOOD: [&str; 3] = ["good-a", "good-b", "checked"];
@@ -129,6 +129,7 @@ impl Sim {
             node: "n",
             declared: Some(&declared),
             allowed: &Allowed::default(),
+            missing: &Missing::default(),
             seen: &seen,
             images: &self.images,
             busy: &BTreeSet::new(),

@@ -6,13 +6,14 @@ use serde_json::{Value, json};
 use crate::memory::Command;
 use crate::seen::{self, Health, Run, Seen};
 use crate::turn::{Action, Turn};
-use crate::{Allowed, Memory, Trouble, World, step};
+use crate::{Allowed, Memory, Missing, Trouble, World, step};
 
 /// A node whose Docker does what a test says.
 #[derive(Default)]
 struct Node {
     declared: Option<Workloads>,
     allowed: Allowed,
+    missing: Missing,
     seen: Vec<Seen>,
     images: BTreeSet<String>,
     memory: Memory,
@@ -47,6 +48,7 @@ impl Node {
             node: "n",
             declared: self.declared.as_ref(),
             allowed: &self.allowed,
+            missing: &self.missing,
             seen: &self.seen,
             images: &self.images,
             busy: &BTreeSet::new(),
@@ -321,4 +323,42 @@ fn a_stop_lasts_and_a_redeployment_makes_another() {
     node.now_ms += 10_000;
     assert_eq!(node.work(), ["remove c0"]);
     assert!(node.work().is_empty());
+}
+
+#[test]
+fn what_needs_a_disk_that_is_missing_waits_for_it() {
+    let mut web = workload("web", "a");
+    web["volumes"] = json!([{ "host_path": "/srv/cache/web", "target": "/cache" }]);
+    web["restart"] = json!("never");
+    let mut named = workload("named", "a");
+    named["volumes"] = json!([{ "volume": "v", "target": "/v" }]);
+    let mut node = Node::with_image();
+    node.declared = list(json!([web, named, workload("other", "a")]));
+    node.allowed.host_paths = vec!["/srv".parse().unwrap()];
+    node.missing.folders = ["/srv/cache".parse().unwrap()].into();
+    node.missing.volumes = Some("/data/workloads".parse().unwrap());
+    let made = node.work();
+    assert!(!made.contains(&"create web".to_owned()) && made.contains(&"create named".to_owned()));
+    let waits = (
+        State::Stopped,
+        "the disk at /srv/cache is missing".to_owned(),
+    );
+    assert_eq!(node.state("web"), waits);
+
+    // It comes, goes, and comes back; what ran runs again, though its rule is never to be started again.
+    node.missing.folders.clear();
+    node.work();
+    assert_eq!(node.state("web").0, State::Running);
+    node.missing.folders = ["/srv/cache", "/data"]
+        .map(|path| path.parse().unwrap())
+        .into();
+    node.work();
+    assert_eq!(node.state("web"), waits);
+    assert_eq!(node.state("named").1, "the disk at /data is missing");
+    assert_eq!(node.state("other").0, State::Running);
+    node.missing.folders.clear();
+    node.work();
+    for name in ["web", "named", "other"] {
+        assert_eq!(node.state(name).0, State::Running, "{name}");
+    }
 }

@@ -7,6 +7,7 @@ use cairn_wire::workload::{Declared, Image, Name, Status, Workload, WorkloadStat
 use crate::allowed::Allowed;
 use crate::course::Course;
 use crate::memory::Memory;
+use crate::missing::Missing;
 use crate::seen::{Ours, Role, Seen};
 
 /// After how many refusals of Docker a stop is no longer waited for by others.
@@ -21,6 +22,8 @@ pub struct World<'w> {
     pub declared: Option<&'w Workloads>,
     /// What the node's settings allow.
     pub allowed: &'w Allowed,
+    /// Folders whose disk is missing: what needs one of them waits.
+    pub missing: &'w Missing,
     /// All of Docker's containers, those of others too.
     pub seen: &'w [Seen],
     /// All names by digest of all images that are there.

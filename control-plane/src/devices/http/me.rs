@@ -15,6 +15,7 @@ use super::turns::Turns;
 use super::{certified, evidence};
 use crate::app::App;
 use crate::desired;
+use crate::disks;
 use crate::registry::is_label;
 use crate::rollouts::Rollouts;
 use crate::web::ApiError;
@@ -52,6 +53,7 @@ async fn wanted(
                 release: Rollouts::release(connection, &device)?,
                 workloads,
                 logins,
+                disks: disks::declared(connection, &device)?,
             })
         })
         .await?;

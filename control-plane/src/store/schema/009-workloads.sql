@@ -1,4 +1,4 @@
--- Workloads, and which device runs which. Owned by workloads/; the columns by registry/ and desired.rs.
+-- Workloads, and which device runs which; disks. Owned by workloads/ and disks.rs; the columns by registry/ and desired.rs.
 ALTER TABLE device ADD COLUMN drained INTEGER;                         -- since when it shall run no workloads
 ALTER TABLE desired ADD COLUMN workloads INTEGER NOT NULL DEFAULT 0;   -- whether a workload was ever placed there
 
@@ -31,3 +31,11 @@ CREATE TABLE placement (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX placement_device ON placement (device, workload) WHERE ended IS NULL;
 CREATE INDEX placement_ended ON placement (ended) WHERE ended IS NOT NULL;
+
+-- How a device's disks shall be laid out. Owned by disks.rs.
+CREATE TABLE disk_layout (
+    device     TEXT PRIMARY KEY REFERENCES device (id) ON DELETE CASCADE,
+    declared   TEXT NOT NULL,                -- as the device reads it (JSON)
+    changed    INTEGER NOT NULL,
+    changed_by TEXT NOT NULL
+) STRICT, WITHOUT ROWID;

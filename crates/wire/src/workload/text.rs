@@ -16,7 +16,7 @@ pub struct NotThat {
 }
 
 impl NotThat {
-    pub(super) fn new(expected: &'static str, got: &str) -> Self {
+    pub(crate) fn new(expected: &'static str, got: &str) -> Self {
         Self {
             expected,
             got: got.chars().take(80).collect(),
@@ -24,6 +24,7 @@ impl NotThat {
     }
 }
 
+/// A text with a rule; who uses it has [`NotThat`], `fmt`, `FromStr` and serde's two traits in scope.
 macro_rules! text {
     ($(#[$doc:meta])* $name:ident, $expected:literal, $rule:expr) => {
         $(#[$doc])*
@@ -72,6 +73,8 @@ macro_rules! text {
         }
     };
 }
+
+pub(crate) use text;
 
 text!(
     /// A workload's name, unique on its node. Part of the name of its Docker container, so it has no dot: what follows a dot there is ours.
@@ -183,7 +186,7 @@ impl AbsolutePath {
 }
 
 /// A word of letters, digits and `more`, beginning with a letter or digit.
-fn word(text: &str, most: usize, more: &[u8]) -> bool {
+pub(crate) fn word(text: &str, most: usize, more: &[u8]) -> bool {
     text.len() <= most
         && text
             .bytes()

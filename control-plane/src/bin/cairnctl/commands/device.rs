@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{cell, field, moment};
+use super::{cell, document, field, moment};
 use crate::client::{Client, encode, part};
 use crate::error::{Error, Result};
 use crate::output::{self, Output, fields, table};
@@ -52,6 +52,14 @@ pub enum Command {
         /// A tag to take away (repeatable)
         #[arg(long = "remove-tag", value_name = "TAG")]
         remove_tags: Vec<String>,
+    },
+    /// Show how a device's disks are, or declare how they shall be laid out
+    Disks {
+        /// The device's id
+        id: String,
+        /// A file with the list of all its disks as JSON, as in docs/disks.md; - is stdin
+        #[arg(long, value_name = "FILE")]
+        set: Option<PathBuf>,
     },
     /// Have a device run no workloads; those that may run elsewhere move
     Drain {
@@ -168,6 +176,17 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             let body = json!({ "name": name, "group": group, "supplier": supplier, "add_tags": add_tags, "remove_tags": remove_tags });
             let changed = client.with(Method::PATCH, &device(&id, ""), &body).await?;
             output.result(&changed, || show(&changed))
+        }
+        Command::Disks { id, set } => {
+            let path = device(&id, "/disks");
+            let found = match set {
+                None => client.get(&path).await?,
+                Some(file) => {
+                    let body = document(&file, "docs/disks.md")?;
+                    client.with(Method::PUT, &path, &body).await?
+                }
+            };
+            output.result(&found, || disks(&found))
         }
         Command::Drain { id } => drain(&client, &id, true, output).await,
         Command::Undrain { id } => drain(&client, &id, false, output).await,
@@ -295,6 +314,35 @@ fn list(items: &[Value]) -> String {
         &["ID", "STATE", "GROUP", "TAGS", "LAST SEEN", "NAME"],
         &rows,
     )
+}
+
+fn disks(found: &Value) -> String {
+    let states = field(found, "states").as_array().into_iter().flatten();
+    let mut text = String::new();
+    for disk in states {
+        let part = |name: &str, before: &str| match field(disk, name).as_str() {
+            None | Some("") => String::new(),
+            Some(_) => format!("{before}{}", cell(disk, name)),
+        };
+        let state = match field(disk, "state") {
+            Value::Null => "the device hasn't said anything".to_owned(),
+            _ => cell(disk, "state"),
+        };
+        text += &format!(
+            "{}{}: {state}{}\n",
+            cell(disk, "name"),
+            part("device", " on "),
+            part("reason", ": ")
+        );
+        let steps = field(disk, "plan").as_array().into_iter().flatten();
+        for step in steps.filter_map(Value::as_str) {
+            text += &format!("    {}\n", output::clean(step));
+        }
+    }
+    match text.is_empty() {
+        true => "no disks are declared\n".to_owned(),
+        false => text,
+    }
 }
 
 async fn drain(client: &Client, id: &str, drained: bool, output: &Output) -> Result<()> {
