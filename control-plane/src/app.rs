@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::ca::{Ca, CaError};
-use crate::config::Config;
-use crate::devices::http::speed;
+use crate::config::{Config, SPEED_A_DAY};
 use crate::metrics::Metrics;
 use crate::releases::Releases;
 use crate::rollouts::Rollouts;
@@ -90,7 +89,7 @@ impl App {
             rollouts,
             workloads: Workloads::default(),
             quota,
-            speed: Quota::new(speed::A_DAY),
+            speed: Quota::new(SPEED_A_DAY),
             metrics,
             mqtt_port: AtomicU16::new(0),
         })))

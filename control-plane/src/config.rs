@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// What a device may have and give in a day for measuring its line, in bytes.
+pub const SPEED_A_DAY: u64 = 4 << 30;
+
 /// The server's settings.
 #[derive(Debug, Clone)]
 pub struct Config {

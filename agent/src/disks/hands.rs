@@ -8,9 +8,10 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use cairn_topology::Write;
 use cairn_topology::seen::is_zero;
 use cairn_topology::shape::MARGIN;
-use cairn_topology::step::{Place, Write};
+use cairn_topology::step::Place;
 use cairn_topology::{Disk, Step, plan};
 use cairn_wire::Disk as Wanted;
 use cairn_wire::disk::FileSystem;

@@ -88,7 +88,7 @@ impl Shelf {
 
 #[cfg(test)]
 mod tests {
-    use cairn_traffic::ledger::{Kind, Meter};
+    use cairn_traffic::{Kind, Meter};
     use cairn_traffic::{Moment, Reading};
 
     use super::*;

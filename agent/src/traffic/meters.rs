@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cairn_traffic::ledger::{Kind, Meter, Reading};
+use cairn_traffic::{Kind, Meter, Reading};
 use serde::{Deserialize, Serialize};
 
 use super::links::Link;

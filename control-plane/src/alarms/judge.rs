@@ -6,32 +6,13 @@ use cairn_alarm::{Condition, Event, Template, Track, step};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde_json::Value;
 
-use super::rules::{self, Device, Rules};
+use super::case::Case;
+use super::device::Device;
+use super::rules;
 use super::{life, readable, to_json};
 use crate::store::StoreError;
 
-/// Judges one device at one moment.
-pub(super) struct Judge<'j> {
-    pub(super) tx: &'j Transaction<'j>,
-    pub(super) rules: &'j Rules,
-    pub(super) device: Device,
-    /// Milliseconds since 1970.
-    pub(super) now: i64,
-}
-
-impl Judge<'_> {
-    /// Whether a template is for this device.
-    pub(super) fn selects(&self, template: &Template) -> bool {
-        let Device {
-            id,
-            group,
-            tags,
-            revoked,
-            ..
-        } = &self.device;
-        !revoked && template.select.matches(id, group, tags)
-    }
-
+impl Case<'_> {
     /// Something happened: does what follows but for the track, which the caller saves. An alarm of a device that the template no longer
     /// means is withdrawn, whatever happened.
     pub(super) fn take(
@@ -66,7 +47,7 @@ pub(super) fn seen(tx: &Transaction<'_>, device: &str, now: i64) -> Result<(), S
     let Some(device) = Device::read(tx, device)? else {
         return Ok(());
     };
-    let judge = Judge {
+    let case = Case {
         tx,
         rules: &rules,
         device,
@@ -79,23 +60,23 @@ pub(super) fn seen(tx: &Transaction<'_>, device: &str, now: i64) -> Result<(), S
         else {
             continue;
         };
-        change(&judge, template, &instance, Event::Heard(now))?;
+        change(&case, template, &instance, Event::Heard(now))?;
     }
     Ok(())
 }
 
 /// Loads a track, lets something happen to it, and saves it.
 pub(super) fn change(
-    judge: &Judge<'_>,
+    case: &Case<'_>,
     template: &Template,
     instance: &str,
     event: Event,
 ) -> Result<(), StoreError> {
-    let (tx, device) = (judge.tx, judge.device.id.as_str());
+    let (tx, device) = (case.tx, case.device.id.as_str());
     let Some(before) = load(tx, device, &template.name, instance)? else {
         return Ok(());
     };
-    let after = judge.take(template, instance, &before, event, None)?;
+    let after = case.take(template, instance, &before, event, None)?;
     // What was due is no more, also if nothing else has changed.
     save(tx, device, &template.name, instance, &after)
 }

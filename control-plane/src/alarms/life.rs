@@ -6,30 +6,13 @@ use cairn_alarm::{Effect, Notice, Status, Template, Track};
 use rusqlite::{Connection, OptionalExtension, Transaction, named_params, params};
 use serde_json::Value;
 
-use super::judge::Judge;
-use super::message::Facts;
+use super::case::Case;
+use super::message::{Facts, notice_name, word};
 use super::to_json;
 use crate::store::StoreError;
 
 /// Events kept of one alarm; more are not written.
 const MAX_EVENTS: i64 = 200;
-
-/// As it is written in the database and in what channels are sent.
-pub(super) fn notice_name(notice: Notice) -> String {
-    match notice {
-        Notice::Fired => "fired".into(),
-        Notice::Escalated(level) => format!("escalated-{level}"),
-        Notice::Resolved => "resolved".into(),
-    }
-}
-
-/// A resource, a severity or the like, as it is written.
-pub(super) fn word(value: &impl serde::Serialize) -> String {
-    serde_json::to_value(value)
-        .ok()
-        .and_then(|value| value.as_str().map(str::to_owned))
-        .unwrap_or_default()
-}
 
 /// The row of a life.
 fn row(
@@ -66,18 +49,18 @@ pub(super) fn event(
 
 /// Does what the state machine says.
 pub(super) fn apply(
-    judge: &Judge<'_>,
+    case: &Case<'_>,
     template: &Template,
     instance: &str,
     track: &Track,
     effects: &[Effect],
     value: Option<&Value>,
 ) -> Result<(), StoreError> {
-    let (tx, device, time) = (judge.tx, judge.device.id.as_str(), judge.now / 1000);
+    let (tx, device, time) = (case.tx, case.device.id.as_str(), case.now / 1000);
     let newest = track.life();
     for effect in effects {
         if *effect == Effect::Began {
-            begin(judge, template, instance, newest, value)?;
+            begin(case, template, instance, newest, value)?;
             continue;
         }
         let life = match effect {
@@ -129,7 +112,7 @@ pub(super) fn apply(
                 event(tx, alarm, time, "withdrawn", text)?;
             }
             Effect::Notify { notice, .. } => {
-                queue(judge, template, alarm, *notice)?;
+                queue(case, template, alarm, *notice)?;
             }
         }
     }
@@ -137,41 +120,41 @@ pub(super) fn apply(
 }
 
 fn begin(
-    judge: &Judge<'_>,
+    case: &Case<'_>,
     template: &Template,
     instance: &str,
     life: u64,
     value: Option<&Value>,
 ) -> Result<(), StoreError> {
-    judge
+    case
         .tx
         .prepare_cached(
             "INSERT INTO alarm (device, template, instance, life, supplier, resource, condition, severity, status, value, began)
              VALUES (:device, :template, :instance, :life, :supplier, :resource, :condition, :severity, 'pending', :value, :began)",
         )?
         .execute(named_params! {
-            ":device": judge.device.id,
+            ":device": case.device.id,
             ":template": template.name,
             ":instance": instance,
             ":life": i64::try_from(life).unwrap_or(i64::MAX),
-            ":supplier": judge.device.supplier,
+            ":supplier": case.device.supplier,
             ":resource": word(&template.resource),
             ":condition": template.when.to_string(),
             ":severity": template.severity.as_str(),
             ":value": value.map(to_json).transpose()?,
-            ":began": judge.now / 1000,
+            ":began": case.now / 1000,
         })?;
     Ok(())
 }
 
 /// Queues a notice for all who are to be told. Who was told that it fires is told that it is over, whatever the rules say by then.
 fn queue(
-    judge: &Judge<'_>,
+    case: &Case<'_>,
     template: &Template,
     alarm: i64,
     notice: Notice,
 ) -> Result<(), StoreError> {
-    let (tx, now) = (judge.tx, judge.now);
+    let (tx, now) = (case.tx, case.now);
     let told = |alarm: i64| -> Result<BTreeSet<String>, StoreError> {
         let mut query =
             tx.prepare_cached("SELECT DISTINCT channel FROM alarm_delivery WHERE alarm = ?1")?;
@@ -179,7 +162,7 @@ fn queue(
         Ok(rows.collect::<Result<_, _>>()?)
     };
     let wanted = |level| -> BTreeSet<String> {
-        let names = judge.rules.channels(template, &judge.device, level);
+        let names = case.rules.channels(template, &case.device, level);
         names.into_iter().map(str::to_owned).collect()
     };
     let channels = match notice {
@@ -190,7 +173,7 @@ fn queue(
     if channels.is_empty() {
         return Ok(());
     }
-    let facts = to_json(&Facts::read(tx, alarm, template, &judge.device, notice)?)?;
+    let facts = to_json(&Facts::read(tx, alarm, template, &case.device, notice)?)?;
     let mut insert = tx.prepare_cached(
         "INSERT OR IGNORE INTO alarm_delivery (alarm, channel, notice, facts, created, next) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?;

@@ -8,8 +8,10 @@ use cairn_alarm::{Event, Track, Verdict};
 use rusqlite::{Transaction, params};
 use serde_json::Value;
 
-use super::judge::{self, Judge};
-use super::rules::{self, Device, Rules};
+use super::case::Case;
+use super::device::Device;
+use super::judge;
+use super::rules::{self, Rules};
 use crate::store::StoreError;
 
 /// Instances that a device may have of one template.
@@ -89,7 +91,7 @@ impl Listener {
         for one in &found {
             times.entry(one.key.as_str()).or_default().insert(one.ts);
         }
-        let mut judge: Option<Judge<'_>> = None;
+        let mut case: Option<Case<'_>> = None;
         let mut kept: HashMap<(usize, &str), Kept> = HashMap::new();
         let mut ignored: HashSet<(usize, &str)> = HashSet::new();
         for one in &found {
@@ -103,15 +105,15 @@ impl Listener {
             if ignored.contains(&place) || (!known && !waits && one.verdict != Verdict::Crosses) {
                 continue;
             }
-            if judge.is_none() {
-                judge = Device::read(tx, device)?.map(|device| Judge {
+            if case.is_none() {
+                case = Device::read(tx, device)?.map(|device| Case {
                     tx,
                     rules: &rules,
                     device,
                     now,
                 });
             }
-            let Some(judge) = &judge else {
+            let Some(case) = &case else {
                 return Ok(());
             };
             let track = match kept.entry(place) {
@@ -120,7 +122,7 @@ impl Listener {
                     let before = judge::load(tx, device, &template.name, &one.instance)?;
                     let new = before.is_none();
                     if (new || !known)
-                        && (!judge.selects(template)
+                        && (!case.selects(template)
                             || (waits && !new)
                             || (new && full(tx, device, &template.name)?))
                     {
@@ -152,7 +154,7 @@ impl Listener {
                     verdict: one.verdict,
                 }
             };
-            track.after = judge.take(
+            track.after = case.take(
                 template,
                 &one.instance,
                 &track.after,

@@ -4,9 +4,11 @@ use cairn_alarm::{Condition, Event, Severity, Silence, Template};
 use rusqlite::{OptionalExtension, Transaction, params};
 use serde_json::{Value, json};
 
+use super::case::Case;
 use super::channel::Channel;
-use super::judge::{self, Judge};
-use super::rules::{self, Device};
+use super::device::Device;
+use super::judge;
+use super::rules;
 use super::{life, now_ms, to_json};
 use crate::people::audit;
 use crate::store::StoreError;
@@ -260,13 +262,13 @@ pub(super) fn acknowledge(
         return Err(missing());
     }
     let device = Device::read(tx, &device)?.ok_or_else(missing)?;
-    let judge = Judge {
+    let case = Case {
         tx,
         rules: &rules,
         device,
         now: now_ms(),
     };
-    judge::change(&judge, template, &instance, Event::Acknowledge)?;
+    judge::change(&case, template, &instance, Event::Acknowledge)?;
     tx.execute(
         "UPDATE alarm SET acknowledged_by = ?2 WHERE id = ?1",
         params![id, who],
@@ -274,7 +276,7 @@ pub(super) fn acknowledge(
     life::event(
         tx,
         id,
-        judge.now / 1000,
+        case.now / 1000,
         "acknowledged",
         &format!("by {who}"),
     )?;

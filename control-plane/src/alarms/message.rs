@@ -7,8 +7,7 @@ use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::life::{notice_name, word};
-use super::rules::Device;
+use super::device::Device;
 use crate::store::StoreError;
 
 /// Work that a template may do, so that none runs for ever.
@@ -27,6 +26,23 @@ Device: {{ device_name }} ({{ device }}), group {{ group }}{% if supplier %}, su
 {% endif %}{% if resolved %}Resolved: {{ resolved }}
 {% endif %}{% if flapping %}It changes often; it is kept firing until it is quiet.
 {% endif %}Alarm {{ alarm }}";
+
+/// As it is written in the database and in what channels are sent.
+pub(super) fn notice_name(notice: Notice) -> String {
+    match notice {
+        Notice::Fired => "fired".into(),
+        Notice::Escalated(level) => format!("escalated-{level}"),
+        Notice::Resolved => "resolved".into(),
+    }
+}
+
+/// A resource, a severity or the like, as it is written.
+pub(super) fn word(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value)
+        .ok()
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
 
 /// An alarm as it was when people were to be told; the names are those in templates and in a webhook's body.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `rules` | templates, silences and channels as the judges need them, remembered |
 //! | [`listener`] | which samples matter |
+//! | `device` | a device, as far as alarms know it |
+//! | `case` | what is judged: one device at one moment |
 //! | `judge` | the state machine over the database |
 //! | `life` | alarms as rows, their history, and what is queued for whom |
 //! | `timer` | what time does |
@@ -19,8 +21,10 @@
 //! | [`view`] | what people see |
 //! | [`rest`] | `/v1/alarms`, `/v1/alarm-templates`, `/v1/alarm-channels`, `/v1/alarm-silences` |
 
+mod case;
 pub mod channel;
 mod delivery;
+mod device;
 mod judge;
 mod life;
 pub mod listener;

@@ -5,9 +5,11 @@ use std::time::Duration;
 use cairn_alarm::{Condition, Event, Template};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::judge::{self, Judge};
+use super::case::Case;
+use super::device::Device;
+use super::judge;
 use super::now_ms;
-use super::rules::{self, Device};
+use super::rules;
 use crate::store::{Store, StoreError};
 
 /// Between two looks.
@@ -79,18 +81,18 @@ fn ticks(tx: &Transaction<'_>, due: &[Place], now: i64, started: i64) -> Result<
             )?;
             continue;
         };
-        let judge = Judge {
+        let case = Case {
             tx,
             rules: &rules,
             device: known,
             now,
         };
         let mut heard = heard(tx, device, template, instance, now)?.map(|at| at.max(started));
-        if template.when.waits() && !judge.selects(template) {
+        if template.when.waits() && !case.selects(template) {
             // It is looked at again, as the device may be meant by then.
             heard = Some(now);
         }
-        judge::change(&judge, template, instance, Event::Tick { heard })?;
+        judge::change(&case, template, instance, Event::Tick { heard })?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::series::Sum;
+use super::sum::Sum;
 
 /// Seconds of a slot.
 const SLOT: i64 = 300;

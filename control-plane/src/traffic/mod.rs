@@ -7,7 +7,9 @@
 //! |---|---|
 //! | `take` | a node's record |
 //! | [`series`] | sums by five minutes: by device, customer, supplier and others |
-//! | [`days`] | days that are over, packed |
+//! | [`days`] | packing days that are over |
+//! | [`packed`] | a day as bytes |
+//! | [`sum`] | what was counted in five minutes |
 //! | [`bill`] | a month's figures |
 //! | `chains` | what came of each node's records, and what can't be right |
 //! | [`rest`] | `/v1/traffic` |
@@ -15,8 +17,10 @@
 pub mod bill;
 mod chains;
 pub mod days;
+pub mod packed;
 pub mod rest;
 pub mod series;
+pub mod sum;
 mod take;
 #[cfg(test)]
 mod tests;

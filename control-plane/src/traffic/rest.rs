@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use cairn_traffic::ledger::Kind;
+use cairn_traffic::Kind;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,8 @@ use utoipa_axum::routes;
 
 use super::bill::{Bill, Rule, Terms};
 use super::chains::{self, Sent};
-use super::series::{self, DAY, Dimension, Sum};
+use super::series::{self, Dimension};
+use super::sum::{DAY, Sum};
 use crate::app::App;
 use crate::devices::now_ms;
 use crate::people::{Need, scope_type};

@@ -2,19 +2,17 @@
 //! thousand devices is read as fast as one device's.
 
 use std::fmt;
-use std::ops::{AddAssign, Range};
+use std::ops::Range;
 use std::str::FromStr;
 
+use cairn_traffic::Kind;
 use cairn_traffic::Slot;
-use cairn_traffic::ledger::Kind;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use super::days;
+use super::packed;
+use super::sum::{DAY, Sum};
 use crate::store::StoreError;
-
-/// Slots in a day.
-pub const DAY: i64 = 288;
 
 /// By what traffic is summed.
 #[derive(
@@ -90,28 +88,6 @@ pub fn kind(kind: Kind) -> &'static str {
     match kind {
         Kind::Interface => "interface",
         Kind::Container => "container",
-    }
-}
-
-/// What was counted in a slot.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sum {
-    /// Bytes received.
-    pub rx: u64,
-    /// Bytes sent.
-    pub tx: u64,
-    /// How many meters reported.
-    pub meters: u32,
-    /// How many of these shared a longer time out evenly.
-    pub estimated: u32,
-}
-
-impl AddAssign for Sum {
-    fn add_assign(&mut self, more: Self) {
-        self.rx = self.rx.saturating_add(more.rx);
-        self.tx = self.tx.saturating_add(more.tx);
-        self.meters = self.meters.saturating_add(more.meters);
-        self.estimated = self.estimated.saturating_add(more.estimated);
     }
 }
 
@@ -198,7 +174,7 @@ pub fn read(
     let mut rows = days.query(params![series, first, end])?;
     while let Some(row) = rows.next()? {
         let (day, packed): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
-        for (slot, sum) in days::unpack(day, &packed)? {
+        for (slot, sum) in packed::unpack(day, &packed)? {
             put(slot, sum);
         }
     }

@@ -2,14 +2,15 @@
 
 use cairn_release::Digest;
 use cairn_traffic::chain::{self, Fit, Known, MOST_METERS, Signed};
-use cairn_traffic::ledger::{Kind, Meter};
+use cairn_traffic::{Kind, Meter};
 use cairn_traffic::{Record, Slot};
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde_json::Value;
 use x509_parser::prelude::{FromDer as _, SubjectPublicKeyInfo};
 
-use super::series::{self, Dimension, Sum};
+use super::series::{self, Dimension};
+use super::sum::Sum;
 use crate::registry::is_label;
 use crate::store::StoreError;
 

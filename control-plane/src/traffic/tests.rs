@@ -1,13 +1,14 @@
 //! Records as nodes send them, through the store of telemetry.
 
 use cairn_traffic::chain::{self, Signed, Usage};
-use cairn_traffic::ledger::{Kind, Meter};
+use cairn_traffic::{Kind, Meter};
 use cairn_traffic::{Record, Slot};
 use cairn_wire::Object;
 use rcgen::{KeyPair, PublicKeyData as _, SigningKey as _};
 use rusqlite::params;
 
-use super::series::{Dimension, Sum, id, number, read};
+use super::series::{Dimension, id, number, read};
+use super::sum::Sum;
 use super::{chains, days};
 use crate::alarms::Listener;
 use crate::store::{Store, StoreError};

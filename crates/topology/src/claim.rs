@@ -16,7 +16,7 @@ use cairn_release::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::guid::Guid;
-use crate::seen::Signature;
+use crate::signature::Signature;
 
 const MAGIC: &str = "CAIRN CLAIM 1 ";
 /// Bytes of a claim, at most; no disk's sectors are smaller.

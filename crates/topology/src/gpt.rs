@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::guid::{self, Guid};
 use crate::shape::Shape;
-use crate::step::Write;
+use crate::write::Write;
 
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 const REVISION: u32 = 0x0001_0000;

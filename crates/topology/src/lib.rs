@@ -20,6 +20,8 @@
 //! | [`shape`] | a disk's size, and where on it what may lie |
 //! | [`gpt`] | the partition table as bytes, and the order in which it is written |
 //! | [`claim`] | the first sector of a disk that is being laid out |
+//! | [`signature`] | what tools would know again |
+//! | [`write`] | bytes for a place on a disk |
 //! | [`seen`] | what is known of a disk |
 //! | [`step`] | one thing to do, and what it writes |
 //! | [`find`] | which disk is meant |
@@ -34,14 +36,18 @@ pub mod guid;
 pub mod plan;
 pub mod seen;
 pub mod shape;
+pub mod signature;
 pub mod step;
+pub mod write;
 
 pub use find::{Course, courses};
 pub use guid::Guid;
 pub use plan::{Plan, plan};
-pub use seen::{Disk, Part, Signature, Surface};
+pub use seen::{Disk, Part, Surface};
 pub use shape::Shape;
+pub use signature::Signature;
 pub use step::Step;
+pub use write::Write;
 
 #[cfg(test)]
 mod simulation;

@@ -8,8 +8,9 @@ use cairn_wire::disk::{Extent, Partition};
 use crate::claim::{Claim, MAX_SIGNATURES};
 use crate::gpt::{Entry, Found, Table};
 use crate::guid::{self, Guid};
-use crate::seen::{Disk, Part, Signature};
+use crate::seen::{Disk, Part};
 use crate::shape::MEBIBYTE;
+use crate::signature::Signature;
 use crate::step::{Change, Place, Step};
 
 /// What is left to do. Both may be there: what is right goes on being mounted beside what is refused.

@@ -296,7 +296,7 @@ impl Sim {
         true
     }
 
-    fn write_groups(&mut self, groups: Vec<Vec<crate::step::Write>>, cut: Option<(usize, &Cut)>) {
+    fn write_groups(&mut self, groups: Vec<Vec<crate::write::Write>>, cut: Option<(usize, &Cut)>) {
         for (n, group) in groups.into_iter().enumerate() {
             let torn = cut.filter(|(at, _)| *at == n).map(|(_, cut)| cut);
             self.write_group(&group, torn);
@@ -306,7 +306,7 @@ impl Sim {
         }
     }
 
-    fn write_group(&mut self, group: &[crate::step::Write], torn: Option<&Cut>) {
+    fn write_group(&mut self, group: &[crate::write::Write], torn: Option<&Cut>) {
         let sector = self.shape.sector() as usize;
         for write in group {
             for (n, piece) in write.bytes.chunks(sector).enumerate() {

@@ -9,15 +9,7 @@ use crate::claim::Claim;
 use crate::gpt::Table;
 use crate::guid::Guid;
 use crate::shape::{MARGIN, Shape};
-
-/// Bytes for a place on a disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Write {
-    /// Where, in bytes from the beginning.
-    pub at: u64,
-    /// What.
-    pub bytes: Vec<u8>,
-}
+use crate::write::Write;
 
 /// Why a table is written.
 #[derive(Debug, Clone, PartialEq, Eq)]

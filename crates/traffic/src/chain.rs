@@ -4,7 +4,7 @@
 use cairn_release::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::Meter;
+use crate::meter::Meter;
 use crate::slot::Slot;
 
 /// Bytes of a meter in a slot.

@@ -13,33 +13,8 @@ use cairn_release::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::{MOST_METERS, Record, Usage};
+use crate::meter::{Kind, Meter};
 use crate::slot::{self, LENGTH_MS, Slot};
-
-/// What is metered, and for whom.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Meter {
-    /// Its kind.
-    pub kind: Kind,
-    /// The interface's name, or the container's.
-    pub name: String,
-    /// Whose container it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub customer: Option<String>,
-    /// Of which of the customer's businesses.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub business: Option<String>,
-}
-
-/// What has counters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// A network interface of the node.
-    Interface,
-    /// A container.
-    Container,
-}
 
 /// Both counters of a meter at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`slot`] | five minutes of UTC, and how bytes are shared out among them |
 //! | [`ledger`] | readings of counters, taken in so that none is lost or counted twice |
+//! | [`meter`] | what is metered, and for whom |
 //! | [`chain`] | what leaves a node: numbered, each bound to the one before |
 //! | [`billing`] | percentiles and peaks |
 
@@ -13,8 +14,10 @@
 pub mod billing;
 pub mod chain;
 pub mod ledger;
+pub mod meter;
 pub mod slot;
 
 pub use chain::{Record, Signed};
-pub use ledger::{Ledger, Meter, Moment, Reading};
+pub use ledger::{Ledger, Moment, Reading};
+pub use meter::{Kind, Meter};
 pub use slot::Slot;

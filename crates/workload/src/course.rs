@@ -3,9 +3,10 @@
 use cairn_release::Digest;
 use cairn_wire::workload::{Name, Restart, Status, Workload, WorkloadState as State};
 
+use crate::action::Action;
 use crate::memory::{Item, Trial};
 use crate::seen::{Health, Ours, Run};
-use crate::turn::{Action, Fleet, World};
+use crate::world::{Fleet, World};
 
 /// How long what has no health check must run before it counts as healthy.
 const SETTLE_MS: u64 = 10_000;

@@ -17,12 +17,15 @@
 //! | [`allowed`] | what the node's settings allow a workload |
 //! | [`missing`] | folders whose disk is missing |
 //! | [`memory`] | what is remembered |
+//! | [`action`] | something to do |
+//! | [`world`] | what a turn goes by |
 //! | [`turn`] | all workloads once: what to do, and how each is |
 //! | `course` | one workload: create, adopt, update, roll back |
 //! | [`images`] | which images go to keep to the budget |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod action;
 pub mod allowed;
 mod course;
 pub mod images;
@@ -30,12 +33,15 @@ pub mod memory;
 pub mod missing;
 pub mod seen;
 pub mod turn;
+pub mod world;
 
+pub use action::Action;
 pub use allowed::Allowed;
 pub use memory::{Command, Memory, Trouble};
 pub use missing::Missing;
 pub use seen::{Health, Run, Seen};
-pub use turn::{Action, Turn, World, step};
+pub use turn::{Turn, step};
+pub use world::World;
 
 #[cfg(test)]
 mod simulation;

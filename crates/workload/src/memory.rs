@@ -6,7 +6,7 @@ use cairn_release::Digest;
 use cairn_wire::workload::{Name, Workload};
 use serde::{Deserialize, Serialize};
 
-use crate::turn::Action;
+use crate::action::Action;
 
 /// How many failed specs of a workload are remembered; the oldest goes first.
 const MAX_FAILED: usize = 8;

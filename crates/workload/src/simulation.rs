@@ -7,8 +7,8 @@ use cairn_wire::workload::{Name, Workloads};
 use proptest::prelude::*;
 use serde_json::json;
 
+use crate::action::Action;
 use crate::seen::{self, Health, Run, Seen};
-use crate::turn::Action;
 use crate::{Allowed, Memory, Missing, Trouble, World, step};
 
 /// What a container does once it is started, by its command.

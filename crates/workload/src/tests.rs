@@ -3,9 +3,10 @@ use std::collections::BTreeSet;
 use cairn_wire::workload::{Name, WorkloadState as State, Workloads};
 use serde_json::{Value, json};
 
+use crate::action::Action;
 use crate::memory::Command;
 use crate::seen::{self, Health, Run, Seen};
-use crate::turn::{Action, Turn};
+use crate::turn::Turn;
 use crate::{Allowed, Memory, Missing, Trouble, World, step};
 
 /// A node whose Docker does what a test says.

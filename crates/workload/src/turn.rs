@@ -1,102 +1,16 @@
 //! All workloads once: what to do, and how each is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use cairn_wire::workload::{Declared, Image, Name, Status, Workload, WorkloadState, Workloads};
+use cairn_wire::workload::{Declared, Name, Status, Workload, WorkloadState};
 
-use crate::allowed::Allowed;
+use crate::action::Action;
 use crate::course::Course;
 use crate::memory::Memory;
-use crate::missing::Missing;
-use crate::seen::{Ours, Role, Seen};
+use crate::world::{Fleet, World};
 
 /// After how many refusals of Docker a stop is no longer waited for by others.
 const STUCK: u32 = 3;
-
-/// What a turn goes by.
-#[derive(Debug, Clone, Copy)]
-pub struct World<'w> {
-    /// Whose node it is; the label [`crate::seen::NODE`].
-    pub node: &'w str,
-    /// What is declared; none: not a word, and what runs goes on.
-    pub declared: Option<&'w Workloads>,
-    /// What the node's settings allow.
-    pub allowed: &'w Allowed,
-    /// Folders whose disk is missing: what needs one of them waits.
-    pub missing: &'w Missing,
-    /// All of Docker's containers, those of others too.
-    pub seen: &'w [Seen],
-    /// All names by digest of all images that are there.
-    pub images: &'w BTreeSet<String>,
-    /// Workloads for which something is being done; nothing else is until it has ended.
-    pub busy: &'w BTreeSet<Name>,
-    /// Milliseconds since the boot.
-    pub now_ms: u64,
-}
-
-/// Something to do. Each may be done twice; each is about one Docker container of ours, or none.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Fetch an image.
-    Pull {
-        /// For whom.
-        workload: Name,
-        /// Which.
-        image: Image,
-    },
-    /// Make the workload's Docker container, under its current name.
-    Create(Box<Workload>),
-    /// Start a Docker container.
-    Start {
-        /// Whose.
-        workload: Name,
-        /// Its id.
-        id: String,
-    },
-    /// Stop one, within its own grace.
-    Stop {
-        /// Whose.
-        workload: Name,
-        /// Its id.
-        id: String,
-    },
-    /// Give a stopped one the name of the one before.
-    SetAside {
-        /// Whose.
-        workload: Name,
-        /// Its id.
-        id: String,
-    },
-    /// Give the one before the current name again.
-    Restore {
-        /// Whose.
-        workload: Name,
-        /// Its id.
-        id: String,
-    },
-    /// Remove a stopped one.
-    Remove {
-        /// Whose.
-        workload: Name,
-        /// Its id.
-        id: String,
-    },
-}
-
-impl Action {
-    /// The workload that it is for.
-    pub fn workload(&self) -> &Name {
-        match self {
-            Self::Create(workload) => &workload.name,
-            Self::Pull { workload, .. }
-            | Self::Start { workload, .. }
-            | Self::Stop { workload, .. }
-            | Self::SetAside { workload, .. }
-            | Self::Restore { workload, .. }
-            | Self::Remove { workload, .. } => workload,
-        }
-    }
-}
 
 /// What comes of a turn. The memory is stored before anything is done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -107,36 +21,6 @@ pub struct Turn {
     pub status: BTreeMap<Name, Status>,
     /// When something is due that Docker won't tell of, in milliseconds since the boot.
     pub wake_ms: Option<u64>,
-}
-
-/// The Docker containers of one workload.
-#[derive(Debug, Default)]
-pub(crate) struct Fleet<'s> {
-    pub current: Option<Ours<'s>>,
-    pub previous: Option<Ours<'s>>,
-    pub strays: Vec<Ours<'s>>,
-}
-
-impl<'s> Fleet<'s> {
-    fn add(&mut self, ours: Ours<'s>) {
-        match ours.role {
-            Role::Current if self.current.is_none() => self.current = Some(ours),
-            Role::Previous if self.previous.is_none() => self.previous = Some(ours),
-            _ => self.strays.push(ours),
-        }
-    }
-
-    pub fn all(&self) -> impl Iterator<Item = Ours<'s>> {
-        self.strays
-            .iter()
-            .copied()
-            .chain(self.previous)
-            .chain(self.current)
-    }
-
-    fn is_active(&self) -> bool {
-        self.all().any(|ours| ours.seen.run.is_active())
-    }
 }
 
 /// What is to become of a workload.

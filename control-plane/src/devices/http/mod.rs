@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`enrol`] | `/v1/enrol`, `/v1/renew` |
 //! | [`me`] | `/v1/me/…`: desired state, evidence |
-//! | [`speed`] | `/v1/me/speed`: how fast a line is |
+//! | `speed` | `/v1/me/speed`: how fast a line is |
 //! | `turns` | one thing at a time for each device |
 //! | [`evidence`] | the files of evidence |
 //! | [`thingsboard`] | `/api/v1/…`: ThingsBoard's HTTP device API |
@@ -15,7 +15,7 @@ pub mod enrol;
 pub mod evidence;
 pub mod me;
 pub mod poll;
-pub mod speed;
+mod speed;
 pub mod thingsboard;
 mod token;
 mod turns;

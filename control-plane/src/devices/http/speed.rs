@@ -20,11 +20,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::certified;
 use super::turns::{Turn, Turns};
 use crate::app::App;
+use crate::config::SPEED_A_DAY;
 use crate::registry::DeviceId;
 use crate::web::{ApiError, Query};
 
-/// What a device may have and give in a day, in bytes.
-pub const A_DAY: u64 = 4 << 30;
 /// Requests at once: they share the server's own line, and would measure that.
 static PLACES: Semaphore = Semaphore::const_new(64);
 /// Who waits for one asks again after so many seconds.
@@ -86,7 +85,9 @@ impl Place {
                 ..ApiError::new(
                     StatusCode::TOO_MANY_REQUESTS,
                     "quota",
-                    format!("this device has had {A_DAY} bytes for measuring its line in a day"),
+                    format!(
+                        "this device has had {SPEED_A_DAY} bytes for measuring its line in a day"
+                    ),
                 )
             });
         }

@@ -1,0 +1,60 @@
+//! What a turn goes by.
+
+use std::collections::BTreeSet;
+
+use cairn_wire::workload::{Name, Workloads};
+
+use crate::allowed::Allowed;
+use crate::missing::Missing;
+use crate::seen::{Ours, Role, Seen};
+
+/// What a turn goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct World<'w> {
+    /// Whose node it is; the label [`crate::seen::NODE`].
+    pub node: &'w str,
+    /// What is declared; none: not a word, and what runs goes on.
+    pub declared: Option<&'w Workloads>,
+    /// What the node's settings allow.
+    pub allowed: &'w Allowed,
+    /// Folders whose disk is missing: what needs one of them waits.
+    pub missing: &'w Missing,
+    /// All of Docker's containers, those of others too.
+    pub seen: &'w [Seen],
+    /// All names by digest of all images that are there.
+    pub images: &'w BTreeSet<String>,
+    /// Workloads for which something is being done; nothing else is until it has ended.
+    pub busy: &'w BTreeSet<Name>,
+    /// Milliseconds since the boot.
+    pub now_ms: u64,
+}
+
+/// The Docker containers of one workload.
+#[derive(Debug, Default)]
+pub(crate) struct Fleet<'s> {
+    pub current: Option<Ours<'s>>,
+    pub previous: Option<Ours<'s>>,
+    pub strays: Vec<Ours<'s>>,
+}
+
+impl<'s> Fleet<'s> {
+    pub fn add(&mut self, ours: Ours<'s>) {
+        match ours.role {
+            Role::Current if self.current.is_none() => self.current = Some(ours),
+            Role::Previous if self.previous.is_none() => self.previous = Some(ours),
+            _ => self.strays.push(ours),
+        }
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = Ours<'s>> {
+        self.strays
+            .iter()
+            .copied()
+            .chain(self.previous)
+            .chain(self.current)
+    }
+
+    pub fn is_active(&self) -> bool {
+        self.all().any(|ours| ours.seen.run.is_active())
+    }
+}
