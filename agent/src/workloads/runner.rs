@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_wire::workload::{Declared, Name, Status, WorkloadState, Workloads, report};
+use cairn_wire::workload::{Name, Status, WorkloadState, Workloads, report};
 use cairn_workload::images::{Present, clean_up};
 use cairn_workload::seen::current_name;
 use cairn_workload::{Action, Memory, Missing, Seen, Trouble, World, step};
@@ -308,11 +308,8 @@ impl<E: Engine> Runner<E> {
     ) {
         let wanted = declared
             .iter()
-            .flat_map(|declared| declared.iter())
-            .filter_map(|item| match item {
-                Declared::Usable(workload) => Some(workload.image.local()),
-                Declared::Unusable { .. } => None,
-            })
+            .flat_map(|declared| declared.usable())
+            .map(|workload| workload.image.local())
             .collect();
         let budget = self.deps.settings.image_budget;
         let (memory, gone) = clean_up(&self.memory, budget, present, seen, &wanted);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cairn_wire::workload::{Declared, Login, Workloads};
+use cairn_wire::workload::{Login, Workloads};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -97,11 +97,8 @@ pub(super) fn needed(
     workloads: &Workloads,
 ) -> Result<Vec<Login>, StoreError> {
     let registries: BTreeSet<&str> = workloads
-        .iter()
-        .filter_map(|item| match item {
-            Declared::Usable(workload) => Some(workload.image.registry()),
-            Declared::Unusable { .. } => None,
-        })
+        .usable()
+        .map(|workload| workload.image.registry())
         .collect();
     let mut query = connection.prepare_cached(
         "SELECT json_object('registry', registry, 'user', user, 'password', password)

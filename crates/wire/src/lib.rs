@@ -12,6 +12,7 @@
 //! | [`rpc`] | remote calls, in both directions |
 //! | [`provision`] | ThingsBoard's own way of making a device known |
 //! | [`enrol`] | one-time token, signing request, certificate; renewal |
+//! | [`declared`] | items of a list that are each judged alone |
 //! | [`desired`] | what a node shall be: the order to run a release, workloads, disks |
 //! | [`workload`] | a customer's Docker container, as it is declared and as it is told of |
 //! | [`disk`] | how a disk shall be laid out, and how a node tells of it |
@@ -20,6 +21,7 @@
 //! | [`speed`] | where a device measures how fast its line is |
 
 pub mod attributes;
+pub mod declared;
 pub mod desired;
 pub mod disk;
 pub mod enrol;

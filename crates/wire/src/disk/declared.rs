@@ -1,31 +1,24 @@
 //! The list of disks, each judged alone.
 
-use std::fmt;
-
-use serde::de::{SeqAccess, Visitor};
-use serde::ser::SerializeMap;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Disk, Find, MountPoint, Name};
+use crate::declared::{self, Item};
 
 /// The most disks of one node.
 pub const MAX: usize = 32;
-/// What an item has in place of everything else when it can't be used.
-const UNUSABLE: &str = "unusable";
 
 /// One item of the list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Declared {
-    /// It can be used.
-    Usable(Box<Disk>),
-    /// It can't, and nothing is done about it.
-    Unusable {
-        /// Its name, if that can be read.
-        name: Option<Name>,
-        /// What is wrong with it.
-        reason: String,
-    },
+pub type Declared = declared::Declared<Disk>;
+
+impl Item for Disk {
+    fn name(&self) -> &Name {
+        &self.name
+    }
+
+    fn check(&self) -> Result<(), String> {
+        Self::check(self)
+    }
 }
 
 /// All disks that a node shall lay out, at most [`MAX`]. No name, no disk and no folder is there twice.
@@ -50,10 +43,7 @@ impl Disks {
 
     /// Those that can be used.
     pub fn usable(&self) -> impl Iterator<Item = &Disk> {
-        self.0.iter().filter_map(|item| match item {
-            Declared::Usable(disk) => Some(&**disk),
-            Declared::Unusable { .. } => None,
-        })
+        self.0.iter().filter_map(Declared::usable)
     }
 
     fn add(&mut self, item: Declared) {
@@ -105,74 +95,10 @@ impl Disks {
     }
 }
 
-impl Declared {
-    /// Its name, if it can be read.
-    pub fn name(&self) -> Option<&Name> {
-        match self {
-            Self::Usable(disk) => Some(&disk.name),
-            Self::Unusable { name, .. } => name.as_ref(),
-        }
-    }
-
-    fn unusable(name: Option<Name>, reason: &str) -> Self {
-        Self::Unusable {
-            name,
-            reason: reason.chars().take(500).collect(),
-        }
-    }
-
-    fn read(value: &Value) -> Self {
-        let text = |key: &str| value.get(key).and_then(Value::as_str);
-        let name = text("name").and_then(|name| name.parse().ok());
-        if let Some(reason) = text(UNUSABLE) {
-            return Self::unusable(name, reason);
-        }
-        match Disk::deserialize(value) {
-            Ok(disk) => match disk.check() {
-                Ok(()) => Self::Usable(Box::new(disk)),
-                Err(reason) => Self::unusable(name, &reason),
-            },
-            Err(error) => Self::unusable(name, &error.to_string()),
-        }
-    }
-}
-
-impl Serialize for Declared {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Usable(disk) => disk.serialize(serializer),
-            Self::Unusable { name, reason } => {
-                let mut map = serializer.serialize_map(None)?;
-                if let Some(name) = name {
-                    map.serialize_entry("name", name)?;
-                }
-                map.serialize_entry(UNUSABLE, reason)?;
-                map.end()
-            }
-        }
-    }
-}
-
 impl<'de> Deserialize<'de> for Disks {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct List;
-
-        impl<'de> Visitor<'de> for List {
-            type Value = Disks;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of disks")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Disks, A::Error> {
-                let mut all = Disks::default();
-                while let Some(value) = list.next_element::<Value>()? {
-                    all.add(Declared::read(&value));
-                }
-                Ok(all)
-            }
-        }
-
-        deserializer.deserialize_seq(List)
+        let mut all = Self::default();
+        declared::each(deserializer, |item| all.add(item))?;
+        Ok(all)
     }
 }
