@@ -137,10 +137,7 @@ impl<'w> Course<'w> {
                     State::Starting,
                     blocked.map_or(String::new(), |b| b.0).as_str(),
                 );
-                self.act(Action::Restore {
-                    workload: self.name.clone(),
-                    id: previous.seen.id.clone(),
-                });
+                self.restore(previous);
             }
             (None, Some(previous)) if previous.seen.run.is_active() => {
                 self.say(State::OnTrial, "");
@@ -172,8 +169,10 @@ impl<'w> Course<'w> {
             return;
         }
         self.say(State::Starting, "");
-        if self.fleet.previous.is_some() && self.refused_too_often(spec) {
-            return;
+        if let Some(previous) = self.fleet.previous
+            && self.refused_too_often(spec)
+        {
+            return self.restore(previous);
         }
         self.act(Action::Create(Box::new(wanted.clone())));
     }
@@ -362,8 +361,6 @@ impl<'w> Course<'w> {
         let reason = wait.reason.clone();
         self.item.fail(spec, &reason, self.world.now_ms);
         self.say(State::Starting, &reason);
-        // The next turn restores it.
-        self.wake(self.world.now_ms);
         true
     }
 
@@ -384,6 +381,14 @@ impl<'w> Course<'w> {
 
     fn stop(&mut self, ours: Ours<'_>) {
         self.act(Action::Stop {
+            workload: self.name.clone(),
+            id: ours.seen.id.clone(),
+        });
+    }
+
+    /// Gives the one before its name again.
+    fn restore(&mut self, ours: Ours<'_>) {
+        self.act(Action::Restore {
             workload: self.name.clone(),
             id: ours.seen.id.clone(),
         });
