@@ -2,7 +2,8 @@
 //! twice, and kept by the kernel when the port is gone, whether the agent runs or not. So a workload that ends between two
 //! readings loses nothing.
 //!
-//! Bytes are those of IP and above (ARP is counted, too), without the Ethernet header.
+//! Bytes are those of IP and above, without the Ethernet header. What never leaves the link isn't counted, as nobody would pay for it:
+//! ARP, and multicast to 224.0.0.0/24 and ff02::/16, in which bridges and hosts tell of themselves.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -30,10 +31,16 @@ table bridge cairn {
 	}
 	chain in {
 		type filter hook prerouting priority -300
+		meta protocol != { ip, ip6 } return
+		ip daddr 224.0.0.0/24 return
+		ip6 daddr ff02::/16 return
 		update @from_port { meta iif }
 	}
 	chain out {
 		type filter hook postrouting priority 300
+		meta protocol != { ip, ip6 } return
+		ip daddr 224.0.0.0/24 return
+		ip6 daddr ff02::/16 return
 		update @to_port { meta oif }
 	}
 }

@@ -19,11 +19,6 @@ impl World {
         let prefix = format!("cairn{}-{name}", std::process::id());
         let node = Space::quiet(format!("{prefix}-node"));
         run(&format!("ip -n {} link add br0 type bridge", node.0));
-        // Without a neighbour's question only datagrams are counted.
-        run(&format!(
-            "ip -n {} link set br0 type bridge mcast_snooping 0",
-            node.0
-        ));
         run(&format!("ip -n {} link set br0 up", node.0));
         let mut world = Self {
             node,
@@ -51,10 +46,14 @@ impl World {
             "ip -n {space} link set eth0 addr 02:00:00:00:00:0{number} up"
         ));
         run(&format!("ip -n {node} link set port{number} master br0 up"));
-        let other = 3 - number;
-        run(&format!(
-            "ip -n {space} neigh add 10.88.0.{other} lladdr 02:00:00:00:00:0{other} dev eth0"
-        ));
+        run(&format!("ip -n {space} route add 224.0.0.0/4 dev eth0"));
+    }
+
+    /// A workload tells its neighbours on the link of itself; nobody pays for that.
+    fn announce(&self, number: usize) {
+        let space = &self.workloads[number - 1].0;
+        let out = within(space, || UdpSocket::bind("0.0.0.0:0")).unwrap();
+        out.send_to(&[7; 500], "224.0.0.251:5353").unwrap();
     }
 
     /// Takes it away, as Docker does when a container ends.
@@ -152,6 +151,7 @@ async fn every_byte_of_a_workload_is_booked_though_it_ends_and_the_agent_is_kill
     let mut node = Node::start(folder.path(), 0).await;
     node.take(world.counters(world.running()));
     let mut sent = world.send(1, 300, 1000);
+    world.announce(1);
     node.take(world.counters(world.running()));
     node.metering.keep().await.unwrap();
     assert_eq!(node.records("c1"), (0, sent));
