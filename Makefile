@@ -24,9 +24,9 @@ demo: setup programs
 	$${CARGO_TARGET_DIR:-target}/release/demo
 
 # Machines under emulation wait half of the time, so more tests run than there are processors.
-# An error says where it comes from; a backtrace would bury it.
+# An error says where it comes from; a backtrace would bury it. There are no tests in docs (tests/tests/architecture.rs).
 test: setup
-	RUST_BACKTRACE=0 RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} INSTA_UPDATE=no $(CARGO) test --workspace
+	RUST_BACKTRACE=0 RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} INSTA_UPDATE=no $(CARGO) test --workspace --lib --bins --tests --examples
 
 # CAIRN_SEED=<number> repeats the power cuts of another run.
 soak: setup setup-fuzz

@@ -283,3 +283,26 @@ fn the_folders_are_those_that_the_architecture_lists() {
     }
     assert_eq!(found, listed());
 }
+
+/// `make test` doesn't look for tests in docs, which would take a minute to find none.
+#[test]
+fn code_in_docs_is_no_test() {
+    let fence = Regex::new(r"^\s*//[/!]\s*```(\w*)").unwrap();
+    for (folder, ..) in CRATES {
+        for entry in WalkDir::new(root().join(folder).join("src")) {
+            let path = entry.unwrap().into_path();
+            if path.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
+            let source = read(&path);
+            let fences = source.lines().filter_map(|line| fence.captures(line));
+            for opening in fences.step_by(2) {
+                assert!(
+                    matches!(&opening[1], "text" | "toml" | "json" | "sh"),
+                    "{}: expected text, toml, json or sh behind the fence",
+                    path.display()
+                );
+            }
+        }
+    }
+}
