@@ -22,6 +22,19 @@ pub fn revision(connection: &Connection, device: &str) -> Result<u64, StoreError
     Ok(u64::try_from(revision.unwrap_or(0)).unwrap_or(0))
 }
 
+/// Gives a device another revision, the first if it had none. Nothing happens to a device that is gone.
+///
+/// # Errors
+/// The database's.
+pub fn renew(tx: &Transaction<'_>, device: &str, now: i64) -> Result<(), StoreError> {
+    tx.prepare_cached(&format!(
+        "INSERT INTO desired (device, revision) SELECT id, ?2 FROM device WHERE id = ?1
+         ON CONFLICT (device) DO UPDATE SET revision = {NEXT}"
+    ))?
+    .execute(params![device, now])?;
+    publish(tx, device, now)
+}
+
 /// The shared attribute, so that a device that asks for its attributes hears of it.
 ///
 /// # Errors

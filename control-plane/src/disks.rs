@@ -12,7 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
-use crate::desired::{self, NEXT};
+use crate::desired;
 use crate::people::{Need, audit, now, scope_type};
 use crate::registry;
 use crate::store::StoreError;
@@ -116,14 +116,7 @@ fn keep(
          ON CONFLICT (device) DO UPDATE SET declared = excluded.declared, changed = excluded.changed, changed_by = excluded.changed_by",
         params![device, declared, now, who],
     )?;
-    tx.execute(
-        &format!(
-            "INSERT INTO desired (device, revision) VALUES (?1, ?2)
-             ON CONFLICT (device) DO UPDATE SET revision = {NEXT}"
-        ),
-        params![device, now],
-    )?;
-    desired::publish(tx, device, now)
+    desired::renew(tx, device, now)
 }
 
 /// A device's disks: what was declared, and what the device says of it.

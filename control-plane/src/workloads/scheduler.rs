@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::look::{Look, look};
-use crate::desired::{self, NEXT};
+use crate::desired;
 use crate::people::now;
 use crate::sessions::Sessions;
 use crate::store::{Store, StoreError};
@@ -134,19 +134,16 @@ fn give(tx: &Transaction<'_>, new: &[(String, String)], now: i64) -> Result<(), 
     renew(tx, new.iter().map(|(_, device)| device.as_str()), now)
 }
 
-/// Another revision for each of these devices.
+/// Another revision for each of these devices, with a word on workloads from now on.
 fn renew<'d>(
     tx: &Transaction<'_>,
     devices: impl Iterator<Item = &'d str>,
     now: i64,
 ) -> Result<(), StoreError> {
-    let mut renew = tx.prepare_cached(&format!(
-        "INSERT INTO desired (device, revision, workloads) SELECT id, ?2, 1 FROM device WHERE id = ?1
-         ON CONFLICT (device) DO UPDATE SET revision = {NEXT}, workloads = 1"
-    ))?;
+    let mut mark = tx.prepare_cached("UPDATE desired SET workloads = 1 WHERE device = ?1")?;
     for device in devices.collect::<BTreeSet<_>>() {
-        renew.execute(params![device, now])?;
-        desired::publish(tx, device, now)?;
+        desired::renew(tx, device, now)?;
+        mark.execute([device])?;
     }
     Ok(())
 }
