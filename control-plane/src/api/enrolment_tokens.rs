@@ -37,6 +37,8 @@ pub struct NewToken {
     /// The tags that they get.
     #[serde(default)]
     tags: Vec<String>,
+    /// The supplier whose devices they are; the operator's own if not said.
+    supplier: Option<String>,
     /// What it is for.
     #[serde(default)]
     note: String,
@@ -52,6 +54,8 @@ pub struct Token {
     group: String,
     /// The tags that they get.
     tags: Vec<String>,
+    /// The supplier whose devices they are; `null`: the operator's own.
+    supplier: Option<String>,
     /// Uses that are left.
     uses: u32,
     /// Seconds since 1970.
@@ -68,6 +72,7 @@ impl From<enrolment::Token> for Token {
             id,
             group,
             tags,
+            supplier,
             uses,
             created,
             expires,
@@ -77,6 +82,7 @@ impl From<enrolment::Token> for Token {
             id,
             group,
             tags,
+            supplier,
             uses,
             created,
             expires,
@@ -147,7 +153,7 @@ async fn create(
         ));
     }
     let group = new.group.unwrap_or_else(|| "default".into());
-    check_labels(new.tags.iter().chain([&group]))?;
+    check_labels(new.tags.iter().chain([&group]).chain(&new.supplier))?;
     if new.tags.len() > MOST_TAGS || new.note.len() > 200 {
         return Err(ApiError::bad(
             "bad-token",
@@ -157,6 +163,7 @@ async fn create(
     let wanted = enrolment::NewToken {
         group,
         tags: new.tags,
+        supplier: new.supplier,
         uses,
         lifetime,
         note: new.note,
@@ -165,7 +172,7 @@ async fn create(
         .store
         .write::<_, ApiError, _>(move |tx| {
             let (about, secret) = enrolment::create_token(tx, &wanted)?;
-            let detail = json!({ "group": about.group, "tags": about.tags, "uses": about.uses, "expires": about.expires });
+            let detail = json!({ "group": about.group, "tags": about.tags, "supplier": about.supplier, "uses": about.uses, "expires": about.expires });
             audit(tx, &caller.who(), "enrolment-token.create", &format!("enrolment-token/{}", about.id), &detail)?;
             Ok((about, secret))
         })
@@ -215,7 +222,7 @@ pub(super) fn check_labels<'l>(
         Some(bad) => Err(ApiError::bad(
             "bad-label",
             format!(
-                "expected as group or tag 1 to 64 characters A-Za-z0-9._-, got {:?}",
+                "expected as group, tag or supplier 1 to 64 characters A-Za-z0-9._-, got {:?}",
                 bad.chars().take(80).collect::<String>()
             ),
         )),

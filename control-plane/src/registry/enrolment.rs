@@ -26,6 +26,8 @@ pub struct Token {
     pub group: String,
     /// The tags that they get.
     pub tags: Vec<String>,
+    /// Whose they are; `None`: the operator's own.
+    pub supplier: Option<String>,
     /// Uses that are left.
     pub uses: u32,
     /// Seconds since 1970.
@@ -43,6 +45,8 @@ pub struct NewToken {
     pub group: String,
     /// The tags that they get.
     pub tags: Vec<String>,
+    /// Whose they are; `None`: the operator's own.
+    pub supplier: Option<String>,
     /// How many devices.
     pub uses: u32,
     /// From now on, in seconds.
@@ -125,6 +129,7 @@ pub fn create_token(
         id: format!("et-{}", hex::encode(id_bytes)),
         group: new.group.clone(),
         tags: new.tags.clone(),
+        supplier: new.supplier.clone(),
         uses: new.uses,
         created: now,
         expires: now.saturating_add(new.lifetime),
@@ -132,8 +137,8 @@ pub fn create_token(
     };
     transaction
         .prepare_cached(
-            "INSERT INTO enrolment_token (id, digest, grp, tags, uses, created, expires, note)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT INTO enrolment_token (id, digest, grp, tags, uses, created, expires, note, supplier)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?
         .execute(params![
             token.id,
@@ -143,7 +148,8 @@ pub fn create_token(
             token.uses,
             token.created,
             token.expires,
-            token.note
+            token.note,
+            token.supplier
         ])?;
     Ok((token, secret))
 }
@@ -154,7 +160,7 @@ pub fn create_token(
 /// The database's.
 pub fn list(connection: &Connection) -> Result<Vec<Token>, StoreError> {
     let mut statement = connection.prepare_cached(
-        "SELECT id, grp, tags, uses, created, expires, note FROM enrolment_token ORDER BY created DESC, id LIMIT 1000",
+        "SELECT id, grp, tags, uses, created, expires, note, supplier FROM enrolment_token ORDER BY created DESC, id LIMIT 1000",
     )?;
     let rows = statement.query_map([], |row| {
         let tags: String = row.get(2)?;
@@ -166,6 +172,7 @@ pub fn list(connection: &Connection) -> Result<Vec<Token>, StoreError> {
             created: row.get(4)?,
             expires: row.get(5)?,
             note: row.get(6)?,
+            supplier: row.get(7)?,
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
@@ -208,12 +215,12 @@ pub fn enrol(
             .execute(params![device.as_str(), token, facts])?;
         return issue(transaction, ca, device, csr);
     }
-    let (group, tags) = take_use(transaction, &token)?;
+    let meant = take_use(transaction, &token)?;
     let device = free_id(transaction, request.name.as_deref())?;
     transaction
         .prepare_cached(
-            "INSERT INTO device (id, name, grp, created, facts, public_key, enrolled_by)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO device (id, name, grp, created, facts, public_key, enrolled_by, supplier)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?
         .execute(params![
             device.as_str(),
@@ -221,13 +228,14 @@ pub fn enrol(
                 .name
                 .as_deref()
                 .map_or_else(|| device.to_string(), shown),
-            group,
+            meant.group,
             now(),
             facts,
             csr.public_key(),
-            token
+            token,
+            meant.supplier
         ])?;
-    super::tag(transaction, &device, &tags)?;
+    super::tag(transaction, &device, &meant.tags)?;
     issue(transaction, ca, device, csr)
 }
 
@@ -294,23 +302,23 @@ fn by_key(transaction: &Transaction<'_>, key: &[u8]) -> Result<Option<Known>, En
     Ok(row.and_then(|(id, by, revoked)| Some((id.parse().ok()?, by, revoked))))
 }
 
-/// Counts one use of a token; gives group and tags.
-pub(super) fn take_use(
-    transaction: &Transaction<'_>,
-    token: &str,
-) -> Result<(String, Vec<String>), EnrolError> {
+/// Counts one use of a token.
+pub(super) fn take_use(transaction: &Transaction<'_>, token: &str) -> Result<Meant, EnrolError> {
     let row = transaction
-        .prepare_cached("SELECT grp, tags, uses, expires FROM enrolment_token WHERE digest = ?1")?
+        .prepare_cached(
+            "SELECT grp, tags, supplier, uses, expires FROM enrolment_token WHERE digest = ?1",
+        )?
         .query_row([token], |row| {
-            Ok((
-                row.get::<_, String>(0)?,
-                row.get::<_, String>(1)?,
-                row.get::<_, i64>(2)?,
-                row.get::<_, i64>(3)?,
-            ))
+            let tags: String = row.get(1)?;
+            let meant = Meant {
+                group: row.get(0)?,
+                tags: serde_json::from_str(&tags).unwrap_or_default(),
+                supplier: row.get(2)?,
+            };
+            Ok((meant, row.get::<_, i64>(3)?, row.get::<_, i64>(4)?))
         })
         .optional()?;
-    let (group, tags, uses, expires) = row.ok_or(EnrolError::TokenUnknown)?;
+    let (meant, uses, expires) = row.ok_or(EnrolError::TokenUnknown)?;
     if uses < 1 {
         return Err(EnrolError::TokenUsed);
     }
@@ -320,7 +328,14 @@ pub(super) fn take_use(
     transaction
         .prepare_cached("UPDATE enrolment_token SET uses = uses - 1 WHERE digest = ?1")?
         .execute([token])?;
-    Ok((group, serde_json::from_str(&tags).unwrap_or_default()))
+    Ok(meant)
+}
+
+/// What the devices of a token become.
+pub(super) struct Meant {
+    pub(super) group: String,
+    pub(super) tags: Vec<String>,
+    pub(super) supplier: Option<String>,
 }
 
 /// An id that no device has, and none had of which something is left: the wish itself if it is free.

@@ -17,6 +17,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/007-alarms.sql"),
     include_str!("schema/008-traffic.sql"),
     include_str!("schema/009-workloads.sql"),
+    include_str!("schema/011-token-supplier.sql"),
 ];
 
 pub(super) fn run(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {

@@ -467,3 +467,23 @@ async fn lists_come_in_pages() {
         assert_eq!(answer.status, 400, "{bad}: {answer:?}");
     }
 }
+
+#[tokio::test]
+async fn a_tokens_devices_are_its_suppliers() {
+    let site = Site::start().await;
+    let root = site.login("root").await;
+    for (supplier, expected) in [(json!("acme"), json!("acme")), (json!(null), json!(null))] {
+        let wanted = json!({ "supplier": supplier });
+        let made = site.post("/v1/enrolment-tokens", &root, wanted).await;
+        let token = made.body["token"].as_str().unwrap();
+        let node = site.server.enrol(token, "edge").await;
+        let shown = site.get(&format!("/v1/devices/{}", node.id), &root).await;
+        assert_eq!(shown.body["supplier"], expected);
+    }
+    let wrong = json!({ "supplier": "a b" });
+    let refused = site.post("/v1/enrolment-tokens", &root, wrong).await;
+    assert_eq!(
+        (refused.status.as_u16(), refused.code()),
+        (400, "bad-label")
+    );
+}

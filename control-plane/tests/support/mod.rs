@@ -138,6 +138,7 @@ impl Server {
         let new = NewToken {
             group: "edge".into(),
             tags: vec!["lab".into()],
+            supplier: None,
             uses,
             lifetime,
             note: String::new(),

@@ -28,6 +28,9 @@ pub enum Command {
         /// A tag that the devices get (repeatable)
         #[arg(long = "tag", value_name = "TAG")]
         tags: Vec<String>,
+        /// The supplier whose devices they are; else the operator's own
+        #[arg(long, value_name = "NAME")]
+        supplier: Option<String>,
         /// What it is for
         #[arg(long, default_value = "")]
         note: String,
@@ -59,11 +62,12 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             expires,
             group,
             tags,
+            supplier,
             note,
             out,
             server,
         } => {
-            let body = json!({ "uses": uses, "lifetime": expires, "group": group, "tags": tags, "note": note });
+            let body = json!({ "uses": uses, "lifetime": expires, "group": group, "tags": tags, "supplier": supplier, "note": note });
             let mut token = client.post("/v1/enrolment-tokens", &body).await?;
             let Some(path) = out else {
                 return output.result(&token, || format!("{}\n", cell(&token, "token")));
@@ -114,6 +118,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
                             cell(t, "uses"),
                             cell(t, "group"),
                             cell(t, "tags"),
+                            cell(t, "supplier"),
                             moment(t, "expires"),
                             cell(t, "note"),
                         ]
@@ -121,7 +126,15 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
                     .collect();
                 table(
                     "no enrolment tokens",
-                    &["ID", "USES LEFT", "GROUP", "TAGS", "EXPIRES", "NOTE"],
+                    &[
+                        "ID",
+                        "USES LEFT",
+                        "GROUP",
+                        "TAGS",
+                        "SUPPLIER",
+                        "EXPIRES",
+                        "NOTE",
+                    ],
                     &rows,
                 )
             })
