@@ -15,6 +15,8 @@ type Extra = (&'static str, u32, &'static str);
 pub struct Addition {
     /// Files beside its own.
     pub files: &'static [Extra],
+    /// Symbolic links beside its own: where, and to what.
+    pub links: &'static [(&'static str, &'static str)],
     /// Its `.INSTALL`.
     pub scriptlet: Option<&'static str>,
     /// What the scriptlet needs beside what the package itself does.
@@ -59,6 +61,7 @@ impl Addition {
                     include_str!("../data/scripts/ca-certificates"),
                 ),
             ],
+            "docker.io" => &[("usr/lib/sysusers.d/docker.conf", 0o644, "g docker - -\n")],
             // Debian makes these from its packages' wishes when it installs.
             "libpam-runtime" => &[
                 (
@@ -89,6 +92,14 @@ impl Addition {
             ],
             _ => &[],
         };
+        let links: &[(&str, &str)] = match package {
+            // Debian's alternatives.
+            "iptables" => &[
+                ("usr/sbin/iptables", "xtables-nft-multi"),
+                ("usr/sbin/ip6tables", "xtables-nft-multi"),
+            ],
+            _ => &[],
+        };
         // Without a /bin/sh in the tree pacman runs no scriptlet, and says nothing.
         let (scriptlet, depends): (_, &[&str]) = match package {
             "bash" => (
@@ -99,6 +110,7 @@ impl Addition {
         };
         Self {
             files,
+            links,
             scriptlet,
             depends,
         }
@@ -243,6 +255,9 @@ pub const GRUB: &[&str] = &["grub-common", "grub-efi-amd64-bin", "grub-pc-bin"];
 
 /// What `linux-firmware` stands for.
 pub const FIRMWARE: &[&str] = &["firmware-linux-free"];
+
+/// What `docker` stands for.
+pub const DOCKER: &[&str] = &["docker.io"];
 
 /// A package of nothing but needs.
 pub fn meta(name: &str, depends: &[&str]) -> TestPackage {

@@ -212,6 +212,10 @@ pub fn convert(
         }
         writer.file(Path::new(path), attributes(*mode), text.as_bytes(), &[])?;
     }
+    for (path, target) in addition.links {
+        let (path, target) = (Path::new(path), Path::new(target));
+        writer.link(EntryType::Symlink, path, target, attributes(0o777))?;
+    }
     writer.finish()?;
     Ok(info)
 }

@@ -28,49 +28,105 @@ pub const DEAF: &str = "3.0.0-deaf";
 /// It boots, and its service doesn't work before [`CURE`] is there. It has a patch from
 /// [`FIRST`], the others have none.
 pub const SICK: &str = "3.0.0-sick";
+/// It has Docker; its registries are those of the host, without TLS.
+pub const DOCKER: &str = "4.0.0-docker";
 /// The file on a node that makes [`SICK`] healthy.
 pub const CURE: &str = "/data/cure";
 
 /// A file of one release: its place, its mode, its text.
-type Extra = (&'static str, &'static str, &'static str);
+type File = (&'static str, &'static str, &'static str);
 
-/// Version, sequence, and what is different in it.
-const RELEASES: [(&str, u32, Extra); 7] = [
-    (FIRST, 1, ("/etc/motd", "0644", "the first release\n")),
-    (SECOND, 2, ("/etc/motd", "0644", "the second release\n")),
-    (THIRD, 3, ("/etc/motd", "0644", "the third release\n")),
-    (
+/// What is different in a release.
+struct Release {
+    version: &'static str,
+    sequence: u32,
+    packages: &'static [&'static str],
+    files: &'static [File],
+}
+
+impl Release {
+    const fn of(version: &'static str, sequence: u32, files: &'static [File]) -> Self {
+        Self {
+            version,
+            sequence,
+            packages: &[],
+            files,
+        }
+    }
+
+    /// The site file that makes it, with the files' texts beside it.
+    fn site(&self, folder: &Path) -> Result<PathBuf> {
+        fs::create_dir_all(folder)?;
+        let mut text = format!("format = 1\npackages = {:?}\n", self.packages);
+        for (number, (path, mode, content)) in self.files.iter().enumerate() {
+            fs::write(folder.join(number.to_string()), content)?;
+            text += &format!("[[file]]\nsource = \"{number}\"\npath = {path:?}\nmode = {mode:?}\n");
+        }
+        let site = folder.join("site.toml");
+        fs::write(&site, text)?;
+        Ok(site)
+    }
+}
+
+const RELEASES: [Release; 8] = [
+    Release::of(FIRST, 1, &[("/etc/motd", "0644", "the first release\n")]),
+    Release::of(SECOND, 2, &[("/etc/motd", "0644", "the second release\n")]),
+    Release::of(THIRD, 3, &[("/etc/motd", "0644", "the third release\n")]),
+    Release::of(
         PANICS,
         4,
-        ("/usr/lib/systemd/systemd", "0755", "#!/bin/sh\nexit 1\n"),
+        &[("/usr/lib/systemd/systemd", "0755", "#!/bin/sh\nexit 1\n")],
     ),
-    (
+    Release::of(
         HANGS,
         5,
-        (
+        &[(
             "/usr/lib/systemd/systemd",
             "0755",
             "#!/bin/sh\necho 'hanging now' >/dev/console\nwhile :; do sleep 1000; done\n",
-        ),
+        )],
     ),
-    (
+    Release::of(
         DEAF,
         6,
-        (
+        &[(
             "/etc/systemd/network/80-dhcp.network",
             "0644",
             "[Match]\nName=none\n",
-        ),
+        )],
     ),
-    (
+    Release::of(
         SICK,
         7,
-        (
+        &[(
             "/usr/local/bin/check-service",
             "0755",
             "#!/bin/sh\n[ -e /data/cure ] || { echo 'the service does not answer' >&2; exit 1; }\n",
-        ),
+        )],
     ),
+    Release {
+        version: DOCKER,
+        sequence: 8,
+        packages: &["docker", "nftables"],
+        files: &[
+            (
+                "/etc/docker/daemon.json",
+                "0644",
+                r#"{
+  "data-root": "/data/docker",
+  "insecure-registries": ["10.0.2.0/24"],
+  "live-restore": true,
+  "log-driver": "local"
+}
+"#,
+            ),
+            (
+                "/etc/systemd/system/multi-user.target.d/docker.conf",
+                "0644",
+                "[Unit]\nWants=docker.service\n",
+            ),
+        ],
+    },
 ];
 
 /// The programs of the control plane and the node.
@@ -132,7 +188,7 @@ impl Fleet {
                 dir: dir.to_owned(),
                 ..fleet.clone()
             }
-            .make(&RELEASES.map(|(version, ..)| version))
+            .make(&RELEASES.map(|release| release.version))
         })?;
         Ok(fleet)
     }
@@ -200,21 +256,13 @@ impl Fleet {
     /// # Errors
     /// If imgtool fails.
     pub fn build(&self, version: &str) -> Result<()> {
-        let known = RELEASES.iter().find(|(known, ..)| *known == version);
-        let (_, sequence, extra) = known.with_context(|| format!("no release {version}"))?;
-        let (path, mode, text) = extra;
-        let folder = self.dir.join("sites").join(version);
-        fs::create_dir_all(&folder)?;
-        fs::write(folder.join("extra"), text)?;
-        let site = folder.join("site.toml");
-        fs::write(
-            &site,
-            format!("format = 1\n[[file]]\nsource = \"extra\"\npath = {path:?}\nmode = {mode:?}\n"),
-        )?;
+        let release = RELEASES.iter().find(|release| release.version == version);
+        let release = release.with_context(|| format!("no release {version}"))?;
+        let site = release.site(&self.dir.join("sites").join(version))?;
         let args = self.workshop.build_args_of(
             &self.profile(),
             version,
-            *sequence,
+            release.sequence,
             &self.dir.join("releases"),
         );
         self.workshop

@@ -11,6 +11,8 @@
 //! | [`swarm`] | many devices in one process, for benchmarks |
 //! | [`workshop`], [`fleet`] | programs, keys, packages and releases, made once |
 //! | [`server`], [`site`], [`gate`] | the control plane's process, a whole site, and the nodes' way to it |
+//! | [`registry`], [`customer`] | images on this machine, what customers run, and clients who count |
+//! | [`far_end`], [`webhook`] | the far end of a node's line, and where alarms are told to |
 //! | [`node`] | a node: its disk, its machine, and what the control plane knows of it |
 //! | [`power_cut`] | what a power cut leaves of a disk, and whether it would boot |
 //! | [`tools`], [`programs`] | programs and folders of the host; our own programs |
@@ -21,7 +23,9 @@
 pub mod addition;
 pub mod apt;
 pub mod convert;
+pub mod customer;
 pub mod disk;
+pub mod far_end;
 pub mod fleet;
 pub mod gate;
 pub mod node;
@@ -31,6 +35,7 @@ pub mod package;
 pub mod pacman_repo;
 pub mod power_cut;
 pub mod programs;
+pub mod registry;
 pub mod serial;
 pub mod server;
 pub mod site;
@@ -38,6 +43,7 @@ pub mod swarm;
 pub mod test_package;
 pub mod tools;
 pub mod vm;
+pub mod webhook;
 pub mod workshop;
 
 pub use disk::Disk;

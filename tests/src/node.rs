@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use regex::Regex;
 use tempfile::TempDir;
 
@@ -22,6 +22,8 @@ pub struct Node {
     name: String,
     disk: Disk,
     vm: Option<Vm>,
+    /// Ports for datagrams: of this machine, and of the node.
+    ports: Vec<(u16, u16)>,
     _dir: TempDir,
 }
 
@@ -40,6 +42,7 @@ impl Node {
             name: name.to_owned(),
             disk,
             vm: None,
+            ports: Vec::new(),
             _dir: dir,
         })
     }
@@ -52,6 +55,11 @@ impl Node {
     /// Its disk; to be changed only while it is off.
     pub fn disk(&self) -> &Disk {
         &self.disk
+    }
+
+    /// From its next start on a port of this machine leads to one of the node's, for datagrams.
+    pub fn forward(&mut self, from: u16, to: u16) {
+        self.ports.push((from, to));
     }
 
     /// Switches it on.
@@ -67,12 +75,16 @@ impl Node {
     /// # Errors
     /// As [`Node::start`].
     pub fn start_with(&mut self, change: impl FnOnce(VmBuilder) -> VmBuilder) -> Result<()> {
+        let ports = self
+            .ports
+            .iter()
+            .map(|(from, to)| format!(",hostfwd=udp:127.0.0.1:{from}-:{to}"));
         let machine = Vm::builder(&self.name)
             .disk(self.disk.path(), Writes::Kept)
             .watchdog()
             // romfile: it shall not look for an operating system in the network.
             .arg("-netdev")
-            .arg("user,id=net0")
+            .arg(format!("user,id=net0{}", ports.collect::<String>()))
             .arg("-device")
             .arg("virtio-net-pci,netdev=net0,romfile=");
         self.vm = Some(change(machine).start()?);
@@ -135,6 +147,20 @@ impl Node {
     /// As [`Node::asks`].
     pub fn does(&self, command: &str) -> Result<bool> {
         Ok(self.runs(command)?.1 == "0")
+    }
+
+    /// Gives it settings beside the image's, which count from the agent's next start; that is now.
+    ///
+    /// # Errors
+    /// If they can't be written.
+    pub fn set(&self, name: &str, text: &str) -> Result<()> {
+        let file = format!("/data/agent/agent.d/{name}.toml");
+        let lines = text.lines().map(|line| format!("'{line}'"));
+        let lines = lines.collect::<Vec<_>>().join(" ");
+        let command = format!("mkdir -p /data/agent/agent.d && printf '%s\\n' {lines} >{file}");
+        ensure!(self.does(&command)?, "cannot write {file}");
+        ensure!(self.does("systemctl restart cairn-agent")?);
+        Ok(())
     }
 
     /// Asks the agent at the console until it holds a release for good.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::addition::{self, BASE, FIRMWARE, GRUB};
+use crate::addition::{self, BASE, DOCKER, FIRMWARE, GRUB};
 use crate::apt::{self, AptIndex, DebPackage};
 use crate::convert::{Form, LEFT_OUT, convert};
 use crate::test_package::{ExtraRepo, repo_add};
@@ -145,7 +145,7 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(index: &'a AptIndex) -> Result<Self> {
-        let seeds: Vec<_> = [BASE, GRUB, FIRMWARE]
+        let seeds: Vec<_> = [BASE, GRUB, FIRMWARE, DOCKER, &["nftables"]]
             .concat()
             .into_iter()
             .filter(|name| *name != "filesystem")
@@ -263,6 +263,7 @@ impl<'a> Plan<'a> {
             addition::meta("base", BASE),
             addition::meta("grub", GRUB),
             addition::meta("linux-firmware", FIRMWARE),
+            addition::meta("docker", DOCKER),
             addition::odd_files(),
         ])
     }

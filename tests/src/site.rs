@@ -241,6 +241,18 @@ impl Site {
         }
     }
 
+    /// Runs `cairnctl` with a document as the file that it reads.
+    ///
+    /// # Errors
+    /// If it says no.
+    pub fn declare(&self, args: &[&str], document: &Value) -> Result<()> {
+        let command = self.ctl_command(args)?.arg("-").stdin(document.to_string());
+        command
+            .run()
+            .map(drop)
+            .with_context(|| format!("cairnctl {args:?}"))
+    }
+
     /// `cairnctl` with these arguments, logged in.
     ///
     /// # Errors

@@ -32,7 +32,9 @@ fn a_trial_without_the_control_plane_ends_as_the_profile_says() -> Result<()> {
     bench.site.succeeds(&rollout, &bench.device)?;
 
     // Ignored: the node stays, whoever is away.
-    bench.set("60-alone", "[health]\ncontrol-plane = \"ignored\"")?;
+    bench
+        .node
+        .set("60-alone", "[health]\ncontrol-plane = \"ignored\"")?;
     bench.site.online(&bench.node)?;
     let rollout = bench.roll_out(THIRD, &[])?;
     bench

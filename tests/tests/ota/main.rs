@@ -61,16 +61,4 @@ impl Bench {
             Ok(there.iter().any(|name| name == evidence).then_some(()))
         })
     }
-
-    /// Gives the node settings beside the image's, which count from the agent's next
-    /// start.
-    fn set(&self, name: &str, text: &str) -> Result<()> {
-        let file = format!("/data/agent/agent.d/{name}.toml");
-        let lines = text.lines().map(|line| format!("'{line}'"));
-        let lines = lines.collect::<Vec<_>>().join(" ");
-        let command = format!("mkdir -p /data/agent/agent.d && printf '%s\\n' {lines} >{file}");
-        ensure!(self.node.does(&command)?, "cannot write {file}");
-        ensure!(self.node.does("systemctl restart cairn-agent")?);
-        Ok(())
-    }
 }

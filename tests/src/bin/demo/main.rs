@@ -1,9 +1,10 @@
 //! `make demo`: from packages to a verified boot, and from a control plane to a fleet that
-//! updates itself and falls back, with nothing but the real parts. At the end a report
+//! updates itself, falls back, and works for customers, with nothing but the real parts. At the end a report
 //! of what each step took, and of what each node went through.
 
 mod nodes;
 mod report;
+mod work;
 
 use std::fs;
 use std::path::Path;
@@ -30,8 +31,8 @@ fn main() -> Result<()> {
         Some("nodes") => report.step("make the keys and the loader", Workshop::ensure)?,
         Some(other) => bail!("there is no part {other:?}: expected nothing, or nodes"),
     };
-    let timelines = nodes::run(&mut report, &dir, workshop)?;
-    report.print(&timelines);
+    let pages = nodes::run(&mut report, &dir, workshop)?;
+    report.print(&pages);
     Ok(())
 }
 
