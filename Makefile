@@ -63,7 +63,7 @@ hook:
 agent:
 	$(CARGO) rustc --profile node --target $(HOST) -p cairn-agent --bin cairn-agent -- \
 		-C link-arg=-Wl,-T,$(CURDIR)/agent/no-unwinding.ld,--no-eh-frame-hdr \
-		-C link-arg=-Wl,--icf=all,-z,pack-relative-relocs
+		-C link-arg=-Wl,--icf=all,-z,pack-relative-relocs -C llvm-args=-enable-machine-outliner=always
 
 control:
 	$(CARGO) build --release -p cairn-control-plane

@@ -30,6 +30,8 @@ pub struct Config {
     pub telemetry_days: u32,
     /// Bytes of telemetry that a device may store in a day.
     pub telemetry_quota: u64,
+    /// How often what is old is forgotten or packed.
+    pub upkeep: Duration,
     /// Open connections, MQTT and HTTPS each.
     pub max_connections: usize,
     /// From a connection's start to the end of its TLS handshake, and from there to the MQTT CONNECT.
@@ -55,6 +57,7 @@ impl Config {
             certificate_days: 90,
             telemetry_days: 90,
             telemetry_quota: 1 << 30,
+            upkeep: Duration::from_secs(3600),
             max_connections: 200_000,
             handshake_timeout: Duration::from_secs(20),
             provision_timeout: Duration::from_secs(60),

@@ -78,6 +78,9 @@ struct Serve {
     /// How much telemetry each device may store in a day, in MiB; who has used it up is slowed down
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(SMALLEST_QUOTA..=1 << 30))]
     telemetry_quota: u64,
+    /// How often old telemetry is deleted, traffic of days that are over packed, and the certificate looked at
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = upkeep)]
+    upkeep: std::time::Duration,
     /// Most connections at once, for MQTT and for HTTPS each
     #[arg(long, value_name = "N", default_value_t = 200_000)]
     max_connections: usize,
@@ -215,6 +218,15 @@ fn public_mqtt(text: &str) -> Result<String, String> {
             Ok(text.to_owned())
         }
         _ => Err("expected HOST:PORT, as control.example.org:8883".to_owned()),
+    }
+}
+
+/// A pause between two rounds of upkeep.
+fn upkeep(text: &str) -> Result<std::time::Duration, String> {
+    match duration::parse(text) {
+        Ok(pause) if (1..=86_400).contains(&pause.as_secs()) => Ok(pause),
+        Ok(_) => Err("expected 1s to 1d".to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -385,6 +397,7 @@ async fn listen(arguments: Serve) -> Result<()> {
         certificate_days: arguments.certificate_days,
         telemetry_days: arguments.telemetry_days,
         telemetry_quota: arguments.telemetry_quota << 20,
+        upkeep: arguments.upkeep,
         max_connections: arguments.max_connections,
         drain: arguments.drain,
         ..Config::new(arguments.data)

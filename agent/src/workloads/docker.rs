@@ -1,6 +1,6 @@
 //! The Docker Engine at its socket.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,24 +8,24 @@ use std::time::Duration;
 
 use bollard::auth::DockerCredentials;
 use bollard::errors::Error;
-use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum};
 use bollard::query_parameters::{
-    CreateContainerOptions, CreateImageOptionsBuilder, EventsOptionsBuilder,
-    InspectContainerOptions, ListContainersOptionsBuilder, ListImagesOptions, LogsOptionsBuilder,
+    CreateContainerOptions, CreateImageOptionsBuilder, EventsOptionsBuilder, LogsOptionsBuilder,
     RemoveContainerOptionsBuilder, RemoveImageOptions, RenameContainerOptions,
     StartContainerOptions, StopContainerOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use cairn_wire::workload::{Image, Login, Workload};
 use cairn_workload::images::Present;
-use cairn_workload::seen::{self, Health, Run};
-use cairn_workload::{Action, Seen, Trouble};
+use cairn_workload::{Action, Seen, Trouble, seen};
 use futures_util::StreamExt;
+use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, OnceCell, watch};
 
 use super::Running;
 use super::container;
 use super::engine::{Engine, View};
+use super::shown::{Inspected, Listed, Stored};
+use super::transport;
 
 /// For what Docker answers from memory.
 const QUICK: Duration = Duration::from_secs(30);
@@ -70,13 +70,29 @@ impl Socket {
     /// The client, once Docker has said which version of its API it speaks.
     async fn client(&self) -> Result<&Docker, Trouble> {
         let connect = async {
-            let path = self.path.to_string_lossy();
+            let path = self.path.clone();
+            let way = move |request| transport::request(path.clone(), request);
             // Each call has a limit of its own.
-            let docker = Docker::connect_with_unix(&path, STOP.as_secs(), API_DEFAULT_VERSION)
-                .map_err(trouble)?;
+            let limit = STOP.as_secs();
+            let docker = Docker::connect_with_custom_transport(
+                way,
+                Some("http://docker"),
+                limit,
+                API_DEFAULT_VERSION,
+            )
+            .map_err(trouble)?;
             within(QUICK, docker.negotiate_version()).await
         };
         self.client.get_or_try_init(|| connect).await
+    }
+
+    /// What Docker shows at `path`.
+    async fn show<T: DeserializeOwned>(&self, path: &str) -> Result<T, Trouble> {
+        let version = self.client().await?.client_version();
+        let asked = transport::get(self.path.clone(), &version, path);
+        tokio::time::timeout(QUICK, asked)
+            .await
+            .unwrap_or_else(|_| Err(silent(QUICK)))
     }
 
     async fn create(&self, workload: &Workload) -> Result<(), Trouble> {
@@ -117,13 +133,8 @@ impl Socket {
             }
         }
         let name = image.local();
-        let inspected = within(QUICK, client.inspect_image(&name)).await?;
-        if inspected
-            .repo_digests
-            .iter()
-            .flatten()
-            .any(|has| *has == name)
-        {
+        let stored: Stored = self.show(&format!("/images/{name}/json")).await?;
+        if stored.repo_digests.iter().flatten().any(|has| *has == name) {
             Ok(())
         } else {
             Err(Trouble::Refused(format!("what came isn't {name}")))
@@ -133,37 +144,20 @@ impl Socket {
 
 impl Engine for Socket {
     async fn look(&self, node: &str) -> Result<View, Trouble> {
-        let client = self.client().await?;
-        let options = ListContainersOptionsBuilder::default().all(true).build();
-        let listed = within(QUICK, client.list_containers(Some(options))).await?;
+        let listed: Vec<Listed> = self.show("/containers/json?all=true").await?;
         let mut view = View::default();
-        for summary in listed {
-            let id = summary.id.unwrap_or_default();
-            let labels: BTreeMap<String, String> =
-                summary.labels.unwrap_or_default().into_iter().collect();
-            let mut seen = Seen {
-                name: summary
-                    .names
-                    .and_then(|names| names.into_iter().next())
-                    .map(|name| name.trim_start_matches('/').to_owned())
-                    .unwrap_or_default(),
-                labels,
-                image_id: summary.image_id.unwrap_or_default(),
-                image: summary.image.unwrap_or_default(),
-                run: Run::Dead,
-                restarts: 0,
-                id,
-            };
+        for listed in listed {
+            let mut seen = Seen::from(listed);
             if let Some(workload) = seen.workload(node) {
-                let asked = client.inspect_container(&seen.id, None::<InspectContainerOptions>);
-                let inspected = match within(QUICK, asked).await {
+                let path = format!("/containers/{}/json", seen.id);
+                let inspected: Inspected = match self.show(&path).await {
                     Ok(inspected) => inspected,
                     // Gone since.
                     Err(Trouble::Refused(_)) => continue,
                     Err(trouble) => return Err(trouble),
                 };
                 let label = |key| seen.labels.get(key).cloned().unwrap_or_default();
-                if let Some(namespace) = namespace(&inspected) {
+                if let Some(namespace) = inspected.namespace() {
                     view.running.push(Running {
                         id: seen.id.clone(),
                         workload,
@@ -172,19 +166,12 @@ impl Engine for Socket {
                         namespace,
                     });
                 }
-                complete(&mut seen, inspected);
+                inspected.complete(&mut seen);
             }
             view.seen.push(seen);
         }
-        let images = within(QUICK, client.list_images(None::<ListImagesOptions>)).await?;
-        view.images = images
-            .into_iter()
-            .map(|image| Present {
-                id: image.id,
-                names: image.repo_digests,
-                size: u64::try_from(image.size).unwrap_or(0),
-            })
-            .collect();
+        let images: Vec<Stored> = self.show("/images/json").await?;
+        view.images = images.into_iter().map(Present::from).collect();
         Ok(view)
     }
 
@@ -269,57 +256,18 @@ impl Engine for Socket {
     }
 }
 
-/// The file of its network namespace, if it runs.
-fn namespace(inspected: &ContainerInspectResponse) -> Option<PathBuf> {
-    inspected.state.as_ref()?.pid.filter(|pid| *pid > 0)?;
-    let networks = inspected.network_settings.as_ref()?;
-    networks.sandbox_key.as_ref().map(PathBuf::from)
-}
-
-fn complete(seen: &mut Seen, inspected: ContainerInspectResponse) {
-    seen.restarts = inspected
-        .restart_count
-        .and_then(|count| u64::try_from(count).ok())
-        .unwrap_or(0);
-    if let Some(image) = inspected.config.and_then(|config| config.image) {
-        seen.image = image;
-    }
-    let Some(state) = inspected.state else {
-        return;
-    };
-    use ContainerStateStatusEnum as Status;
-    seen.run = match state.status {
-        Some(Status::CREATED) => Run::Created,
-        Some(Status::RUNNING | Status::STOPPING) => Run::Running {
-            health: match state.health.and_then(|health| health.status) {
-                Some(HealthStatusEnum::STARTING) => Health::Starting,
-                Some(HealthStatusEnum::HEALTHY) => Health::Healthy,
-                Some(HealthStatusEnum::UNHEALTHY) => Health::Unhealthy,
-                _ => Health::Unchecked,
-            },
-            since: state.started_at.unwrap_or_default(),
-        },
-        Some(Status::PAUSED) => Run::Paused,
-        Some(Status::RESTARTING) => Run::Restarting,
-        Some(Status::EXITED) => Run::Exited {
-            code: state.exit_code.unwrap_or(0),
-            oom: state.oom_killed.unwrap_or(false),
-        },
-        _ => Run::Dead,
-    };
-}
-
 async fn within<T>(
     limit: Duration,
     asked: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Trouble> {
     match tokio::time::timeout(limit, asked).await {
         Ok(answer) => answer.map_err(trouble),
-        Err(_) => Err(Trouble::Unreachable(format!(
-            "no answer within {} s",
-            limit.as_secs()
-        ))),
+        Err(_) => Err(silent(limit)),
     }
+}
+
+fn silent(limit: Duration) -> Trouble {
+    Trouble::Unreachable(format!("no answer within {} s", limit.as_secs()))
 }
 
 /// As the client library takes them. It writes base64 with `+` and `/` where Docker reads `-` and `_` and else ignores all of it; so what would

@@ -6,6 +6,8 @@
 //! | [`engine`] | everything that is asked of Docker, as a trait |
 //! | [`docker`] | that trait on the Docker Engine's socket |
 //! | `container` | what a workload's Docker container is made of |
+//! | `shown` | what matters of what Docker shows |
+//! | `transport` | the way to its socket |
 //! | `runner` | the loop: look, store, do; and what is told of it |
 //! | [`steer`] | what an operator asks of one workload, and when that is done |
 
@@ -14,9 +16,11 @@ pub mod docker;
 pub mod engine;
 mod runner;
 pub mod settings;
+mod shown;
 pub mod steer;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::path::PathBuf;
 

@@ -12,7 +12,6 @@ use crate::telemetry;
 use crate::tls::Current;
 use crate::traffic::days;
 
-const EVERY: Duration = Duration::from_secs(3600);
 const SWEEP: Duration = Duration::from_secs(30);
 const DAY_MS: i64 = 86_400_000;
 
@@ -40,7 +39,8 @@ async fn removed(app: &App, shutdown: &CancellationToken) {
 async fn sweeps(app: &App, current: &Current, shutdown: &CancellationToken) {
     let mut sweep = tokio::time::interval(SWEEP);
     // Not at the start: a fleet is coming back then.
-    let mut hourly = tokio::time::interval_at(tokio::time::Instant::now() + EVERY, EVERY);
+    let every = app.config.upkeep;
+    let mut round = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
     loop {
         tokio::select! {
             _ = sweep.tick() => {
@@ -48,7 +48,7 @@ async fn sweeps(app: &App, current: &Current, shutdown: &CancellationToken) {
                 app.quota.sweep(Instant::now());
                 app.speed.sweep(Instant::now());
             }
-            _ = hourly.tick() => {
+            _ = round.tick() => {
                 certificate(app, current).await;
                 tokio::select! {
                     () = forget(app) => {}

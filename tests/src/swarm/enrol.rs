@@ -23,6 +23,29 @@ pub fn key_and_request() -> Result<(Vec<u8>, String)> {
     Ok((key.serialize_der(), request.pem()?))
 }
 
+/// Speaks to a server whose certificate is checked against `ca` (PEM).
+///
+/// # Errors
+/// If the CA can't be used.
+pub fn client(ca: &str) -> Result<reqwest::Client> {
+    let tls = ClientConfig::builder()
+        .with_root_certificates(roots(ca)?)
+        .with_no_client_auth();
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .timeout(Duration::from_secs(60))
+        .build()?;
+    Ok(client)
+}
+
+fn roots(ca: &str) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+        roots.add(certificate?)?;
+    }
+    Ok(roots)
+}
+
 /// Enrols devices with one token over one connection that stays open.
 pub struct Enroller {
     client: reqwest::Client,
@@ -37,20 +60,9 @@ impl Enroller {
     /// # Errors
     /// If the CA can't be used.
     pub fn new(url: &str, ca: &str, token: &str) -> Result<Self> {
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
-            roots.add(certificate?)?;
-        }
-        let verifier = WebPkiServerVerifier::builder(Arc::new(roots.clone())).build()?;
-        let tls = ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .timeout(Duration::from_secs(60))
-            .build()?;
+        let verifier = WebPkiServerVerifier::builder(Arc::new(roots(ca)?)).build()?;
         Ok(Self {
-            client,
+            client: client(ca)?,
             url: url.to_owned(),
             token: token.to_owned(),
             verifier,

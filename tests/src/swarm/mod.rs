@@ -5,7 +5,7 @@ mod device;
 mod enrol;
 
 pub use device::{Device, Session};
-pub use enrol::{Enroller, key_and_request};
+pub use enrol::{Enroller, client, key_and_request};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 

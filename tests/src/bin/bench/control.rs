@@ -1,6 +1,7 @@
 //! The control plane under load: enrolments, connections at rest, everybody back at once, telemetry against mosquitto.
 
 mod mosquitto;
+pub mod rest;
 pub mod server;
 
 use std::net::SocketAddr;

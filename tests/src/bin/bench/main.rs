@@ -3,9 +3,11 @@
 
 mod agent;
 mod alarms;
+mod bills;
 mod control;
 mod delta;
 mod images;
+mod workloads;
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,11 +17,13 @@ use cairn_tests::tools;
 
 type Part = (&'static str, fn() -> Result<()>);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 7] = [
     ("images", images::run),
     ("control", control::run),
     ("alarms", alarms::run),
+    ("bills", bills::run),
     ("agent", agent::run),
+    ("workloads", workloads::run),
     ("delta", delta::run),
 ];
 
@@ -27,6 +31,9 @@ fn main() -> Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     if let Some((delta::APPLY, rest)) = wanted.split_first().map(|(word, rest)| (&**word, rest)) {
         return delta::apply(rest);
+    }
+    if wanted == [workloads::INSIDE] {
+        return workloads::inside();
     }
     if let Some(unknown) = wanted
         .iter()

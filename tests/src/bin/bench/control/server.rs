@@ -46,7 +46,7 @@ impl Server {
             .stdin(PASSWORD)
             .run()?;
         let any: SocketAddr = "127.0.0.1:0".parse()?;
-        let process = spawn(&program, &data, any, any)?;
+        let process = spawn(&program, &data, any, any, &[])?;
         let (https, mqtt) = (process.ready.https, process.ready.mqtt);
         let ca = fs::read_to_string(data.join("ca/ca.pem"))?;
         let server = Self {
@@ -77,9 +77,30 @@ impl Server {
     /// Kills it with -9 and starts it again on the same ports; returns when it is ready.
     pub fn kill_and_restart(&mut self) -> Result<()> {
         // The old one has to be gone before its ports can be taken.
+        self.stop();
+        self.start_again(&[])
+    }
+
+    /// Kills it with -9.
+    pub fn stop(&mut self) {
         self.process = None;
-        self.process = Some(spawn(&self.program, &self.data, self.https, self.mqtt)?);
+    }
+
+    /// Starts it on the same ports after a [`stop`](Self::stop), with further options; returns when it is ready.
+    pub fn start_again(&mut self, more: &[&str]) -> Result<()> {
+        self.process = Some(spawn(
+            &self.program,
+            &self.data,
+            self.https,
+            self.mqtt,
+            more,
+        )?);
         Ok(())
+    }
+
+    /// The bearer token of the account.
+    pub fn bearer(&self) -> Result<String> {
+        quoted(&self.data.join("cairnctl.toml"), "token = ")
     }
 
     /// A token for so many devices.
@@ -89,12 +110,7 @@ impl Server {
             .args(["token", "create", "--uses", &uses.to_string(), "--out"])
             .arg(&file)
             .run()?;
-        let text = fs::read_to_string(&file)?;
-        let token = text.lines().find_map(|line| line.strip_prefix("token = "));
-        Ok(token
-            .context("no token in the file")?
-            .trim_matches('"')
-            .to_owned())
+        quoted(&file, "token = ")
     }
 
     /// Its resident memory in bytes.
@@ -136,10 +152,19 @@ impl Server {
         Ok(count.text().trim().parse()?)
     }
 
-    fn ctl(&self) -> Command {
+    /// `cairnctl`, logged in.
+    pub fn ctl(&self) -> Command {
         Command::new(self.program.with_file_name("cairnctl"))
             .env("CAIRNCTL_CONFIG", self.data.join("cairnctl.toml"))
     }
+}
+
+/// What stands behind a word in a line of a file.
+fn quoted(file: &Path, word: &str) -> Result<String> {
+    let text = fs::read_to_string(file)?;
+    let found = text.lines().find_map(|line| line.strip_prefix(word));
+    let found = found.with_context(|| format!("no {word}in {}", file.display()))?;
+    Ok(found.trim_matches('"').to_owned())
 }
 
 /// A process's resident memory in bytes.
@@ -155,10 +180,17 @@ pub fn resident(pid: u32) -> Result<u64> {
     Ok(kib * 1024)
 }
 
-fn spawn(program: &Path, data: &Path, https: SocketAddr, mqtt: SocketAddr) -> Result<Process> {
+fn spawn(
+    program: &Path,
+    data: &Path,
+    https: SocketAddr,
+    mqtt: SocketAddr,
+    more: &[&str],
+) -> Result<Process> {
     let mut command = Process::command(program, data, &data.with_extension("log"))?;
     command
         .args(["--https", &https.to_string(), "--mqtt", &mqtt.to_string()])
+        .args(more)
         .env("RUST_LOG", "warn");
     Process::start(command).context("cairn-control")
 }
