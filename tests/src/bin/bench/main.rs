@@ -6,6 +6,7 @@ mod alarms;
 mod control;
 mod delta;
 mod images;
+mod ingest;
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,10 +16,11 @@ use cairn_tests::tools;
 
 type Part = (&'static str, fn() -> Result<()>);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     ("images", images::run),
     ("control", control::run),
     ("alarms", alarms::run),
+    ("ingest", ingest::run),
     ("agent", agent::run),
     ("delta", delta::run),
 ];

@@ -30,6 +30,11 @@ pub struct Server {
 impl Server {
     /// Builds and starts one.
     pub fn start(dir: &Path) -> Result<Self> {
+        Self::start_with(dir, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn start_with(dir: &Path, arguments: &[&str]) -> Result<Self> {
         let program = programs::of_this_machine(true)?.join("cairn-control");
         let data = dir.join("data");
         Command::new(&program)
@@ -46,7 +51,7 @@ impl Server {
             .stdin(PASSWORD)
             .run()?;
         let any: SocketAddr = "127.0.0.1:0".parse()?;
-        let process = spawn(&program, &data, any, any)?;
+        let process = spawn(&program, &data, any, any, arguments)?;
         let (https, mqtt) = (process.ready.https, process.ready.mqtt);
         let ca = fs::read_to_string(data.join("ca/ca.pem"))?;
         let server = Self {
@@ -76,9 +81,20 @@ impl Server {
 
     /// Kills it with -9 and starts it again on the same ports; returns when it is ready.
     pub fn kill_and_restart(&mut self) -> Result<()> {
+        self.kill_and_restart_with(&[])
+    }
+
+    /// The same with further arguments.
+    pub fn kill_and_restart_with(&mut self, arguments: &[&str]) -> Result<()> {
         // The old one has to be gone before its ports can be taken.
         self.process = None;
-        self.process = Some(spawn(&self.program, &self.data, self.https, self.mqtt)?);
+        self.process = Some(spawn(
+            &self.program,
+            &self.data,
+            self.https,
+            self.mqtt,
+            arguments,
+        )?);
         Ok(())
     }
 
@@ -129,11 +145,23 @@ impl Server {
 
     /// Stored samples of the benchmark's key.
     pub fn samples(&self) -> Result<u64> {
+        self.number("SELECT count(*) FROM sample WHERE key = 'bench'")
+    }
+
+    /// A number out of the database, as another program reads it.
+    pub fn number(&self, sql: &str) -> Result<u64> {
         let count = Command::new("python3")
-            .args(["-c", "import sqlite3,sys; print(sqlite3.connect(sys.argv[1]).execute(\"SELECT count(*) FROM sample WHERE key='bench'\").fetchone()[0])"])
+            .args(["-c", "import sqlite3,sys; print(sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchone()[0])"])
             .arg(self.data.join("cairn.db"))
+            .arg(sql)
             .run()?;
         Ok(count.text().trim().parse()?)
+    }
+
+    /// Runs `cairnctl` and gives what it printed, as JSON.
+    pub fn ask(&self, arguments: &[&str]) -> Result<Value> {
+        let answer = self.ctl().arg("--json").args(arguments).run()?;
+        Ok(serde_json::from_slice(&answer.stdout)?)
     }
 
     fn ctl(&self) -> Command {
@@ -155,10 +183,17 @@ pub fn resident(pid: u32) -> Result<u64> {
     Ok(kib * 1024)
 }
 
-fn spawn(program: &Path, data: &Path, https: SocketAddr, mqtt: SocketAddr) -> Result<Process> {
+fn spawn(
+    program: &Path,
+    data: &Path,
+    https: SocketAddr,
+    mqtt: SocketAddr,
+    arguments: &[&str],
+) -> Result<Process> {
     let mut command = Process::command(program, data, &data.with_extension("log"))?;
     command
         .args(["--https", &https.to_string(), "--mqtt", &mqtt.to_string()])
+        .args(arguments)
         .env("RUST_LOG", "warn");
     Process::start(command).context("cairn-control")
 }
