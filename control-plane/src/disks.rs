@@ -16,6 +16,7 @@ use crate::desired;
 use crate::people::{Need, audit, now, scope_type};
 use crate::registry;
 use crate::store::StoreError;
+use crate::telemetry::Series as _;
 use crate::web::{ApiError, Body, Path};
 
 /// A device's disks.
@@ -71,27 +72,21 @@ fn view(connection: &Connection, device: &str) -> Result<LayoutView, StoreError>
             states: Vec::new(),
         });
     };
-    let mut newest = connection.prepare_cached(
-        "SELECT value FROM sample WHERE device = ?1 AND key = ?2 ORDER BY ts DESC LIMIT 1",
-    )?;
     let mut states = Vec::new();
     for disk in declared.usable() {
-        let mut said = |key: &str| -> Result<Value, StoreError> {
-            let key = format!("disk_layout.{}.{key}", disk.name);
-            let found: Option<String> = newest
-                .query_row([device, &key], |row| row.get(0))
-                .optional()?;
-            Ok(found
-                .and_then(|value| serde_json::from_str(&value).ok())
-                .unwrap_or_default())
-        };
+        let keys = ["state", "device", "plan", "reason"]
+            .map(|key| format!("disk_layout.{}.{key}", disk.name));
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let newest = connection.newest_of(device, &keys)?;
+        let mut said = newest.into_iter().map(|sample| sample.map(|it| it.value));
+        let mut said = || said.next().flatten().unwrap_or_default();
         let text = |value: Value| value.as_str().map(str::to_owned);
         states.push(StateView {
             name: disk.name.to_string(),
-            state: text(said("state")?),
-            device: text(said("device")?).unwrap_or_default(),
-            plan: serde_json::from_value(said("plan")?).unwrap_or_default(),
-            reason: text(said("reason")?).unwrap_or_default(),
+            state: text(said()),
+            device: text(said()).unwrap_or_default(),
+            plan: serde_json::from_value(said()).unwrap_or_default(),
+            reason: text(said()).unwrap_or_default(),
         });
     }
     Ok(LayoutView {

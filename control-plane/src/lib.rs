@@ -12,6 +12,7 @@
 //! | [`sessions`] | which device is connected, and how to reach it |
 //! | [`devices`] | the device API over MQTT and HTTP |
 //! | [`telemetry`] | taking and reading telemetry |
+//! | [`stream`] | what comes from devices, for other systems to read |
 //! | [`traffic`] | traffic that is paid for |
 //! | [`metrics`] | what Prometheus reads |
 //! | [`people`] | accounts, logins, API tokens, the audit log |
@@ -46,6 +47,7 @@ pub mod rollouts;
 pub mod server;
 pub mod sessions;
 pub mod store;
+pub mod stream;
 pub mod telemetry;
 pub mod tls;
 pub mod traffic;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use cairn_control_plane::config::Config;
+use cairn_control_plane::config::{Ages, Config, Keep};
 use cairn_control_plane::registry::{is_label, packages, profiles};
 use cairn_control_plane::server::{self, Server};
 use cairn_control_plane::store::{Store, StoreError};
@@ -72,15 +72,27 @@ struct Serve {
     /// Life of a device's certificate, in days
     #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
     certificate_days: u32,
-    /// How long telemetry is kept, in days
+    /// How long samples of telemetry are kept, in days
     #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=36500))]
     telemetry_days: u32,
+    /// How long what they come to in each 5 minutes is kept, in days
+    #[arg(long, value_name = "DAYS", default_value_t = 180, value_parser = clap::value_parser!(u32).range(1..=36500))]
+    telemetry_5min_days: u32,
+    /// How long what they come to in each hour is kept, in days
+    #[arg(long, value_name = "DAYS", default_value_t = 730, value_parser = clap::value_parser!(u32).range(1..=36500))]
+    telemetry_hour_days: u32,
+    /// How long events stay in the stream, in days
+    #[arg(long, value_name = "DAYS", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=36500))]
+    stream_days: u32,
+    /// How large the stream may become, in MiB; then the oldest events go
+    #[arg(long, value_name = "MIB", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    stream_size: u64,
+    /// How often telemetry and traffic are packed, and what is too old is forgotten
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = tidy_every)]
+    tidy_every: std::time::Duration,
     /// How much telemetry each device may store in a day, in MiB; who has used it up is slowed down
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(SMALLEST_QUOTA..=1 << 30))]
     telemetry_quota: u64,
-    /// How often old telemetry is deleted, traffic of days that are over packed, and the certificate looked at
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = upkeep)]
-    upkeep: std::time::Duration,
     /// Most connections at once, for MQTT and for HTTPS each
     #[arg(long, value_name = "N", default_value_t = 200_000)]
     max_connections: usize,
@@ -207,6 +219,15 @@ fn public_url(text: &str) -> Result<String, String> {
     }
 }
 
+/// A pause between two rounds of tidying.
+fn tidy_every(text: &str) -> Result<std::time::Duration, String> {
+    match duration::parse(text) {
+        Ok(pause) if (1..=86_400).contains(&pause.as_secs()) => Ok(pause),
+        Ok(_) => Err("expected 1s to 1d".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// `HOST:PORT`, as devices are told.
 fn public_mqtt(text: &str) -> Result<String, String> {
     match text.rsplit_once(':') {
@@ -218,15 +239,6 @@ fn public_mqtt(text: &str) -> Result<String, String> {
             Ok(text.to_owned())
         }
         _ => Err("expected HOST:PORT, as control.example.org:8883".to_owned()),
-    }
-}
-
-/// A pause between two rounds of upkeep.
-fn upkeep(text: &str) -> Result<std::time::Duration, String> {
-    match duration::parse(text) {
-        Ok(pause) if (1..=86_400).contains(&pause.as_secs()) => Ok(pause),
-        Ok(_) => Err("expected 1s to 1d".to_owned()),
-        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -395,9 +407,17 @@ async fn listen(arguments: Serve) -> Result<()> {
         public_url: arguments.public_url,
         public_mqtt: arguments.public_mqtt,
         certificate_days: arguments.certificate_days,
-        telemetry_days: arguments.telemetry_days,
+        ages: Ages {
+            raw_days: arguments.telemetry_days,
+            five_minute_days: arguments.telemetry_5min_days,
+            hour_days: arguments.telemetry_hour_days,
+        },
+        stream: Keep {
+            days: arguments.stream_days,
+            bytes: arguments.stream_size << 20,
+        },
+        tidy_every: arguments.tidy_every,
         telemetry_quota: arguments.telemetry_quota << 20,
-        upkeep: arguments.upkeep,
         max_connections: arguments.max_connections,
         drain: arguments.drain,
         ..Config::new(arguments.data)

@@ -16,6 +16,8 @@ mod upkeep;
 
 use std::net::SocketAddr;
 
+use rusqlite::Transaction;
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,6 +29,7 @@ use crate::config::Config;
 use crate::devices;
 use crate::registry;
 use crate::store::StoreError;
+use crate::stream::{self, Kind};
 use crate::tls::{self, Current, TlsError};
 
 /// The server can't start.
@@ -88,7 +91,7 @@ impl Server {
         let app = App::open(config)?;
         app.store
             .write::<_, StoreError, _>(|tx| {
-                registry::all_offline(tx)?;
+                all_offline(tx)?;
                 alarms::manage::seed(tx)
             })
             .await?;
@@ -195,11 +198,18 @@ impl Server {
             tracing::warn!(left = tracker.len(), "connections were cut off");
         }
         // Whoever waited for the database has been told; this comes after all of it.
-        app.store
-            .write::<_, StoreError, _>(registry::all_offline)
-            .await?;
+        app.store.write::<_, StoreError, _>(all_offline).await?;
         Ok(())
     }
+}
+
+/// Who was connected isn't any more, and whoever reads the stream is told so.
+fn all_offline(tx: &Transaction<'_>) -> Result<(), StoreError> {
+    for device in registry::all_offline(tx)? {
+        let body = json!({ "online": false });
+        stream::one(tx, Kind::Connection, &device, devices::now_ms(), &body)?;
+    }
+    Ok(())
 }
 
 /// Raises the limit of open files to what the system allows: each device is one.

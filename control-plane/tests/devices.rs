@@ -12,6 +12,8 @@ mod durability;
 mod enrolment;
 #[path = "devices/http.rs"]
 mod http;
+#[path = "devices/ingest.rs"]
+mod ingest;
 #[path = "devices/isolation.rs"]
 mod isolation;
 #[path = "devices/mosquitto.rs"]

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use cairn_alarm::{Effect, Notice, Status, Template, Track};
 use rusqlite::{Connection, OptionalExtension, Transaction, named_params, params};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::case::Case;
 use super::message::{Facts, notice_name, word};
 use super::to_json;
 use crate::store::StoreError;
+use crate::stream::{self, Kind};
 
 /// Events kept of one alarm; more are not written.
 const MAX_EVENTS: i64 = 200;
@@ -31,7 +32,7 @@ fn row(
         .optional()?)
 }
 
-/// Something for an alarm's history.
+/// Something for an alarm's history, and for the stream.
 pub(super) fn event(
     tx: &Transaction<'_>,
     alarm: i64,
@@ -44,7 +45,16 @@ pub(super) fn event(
          SELECT ?1, ?2, ?3, ?4 WHERE (SELECT count(*) FROM alarm_event WHERE alarm = ?1) < ?5",
     )?
     .execute(params![alarm, time, kind, text, MAX_EVENTS])?;
-    Ok(())
+    let (device, body) = tx
+        .prepare_cached("SELECT device, template, instance, severity FROM alarm WHERE id = ?1")?
+        .query_row([alarm], |row| {
+            let body = json!({
+                "alarm": alarm, "event": kind, "text": text, "template": row.get::<_, String>(1)?,
+                "instance": row.get::<_, String>(2)?, "severity": row.get::<_, String>(3)?,
+            });
+            Ok((row.get::<_, String>(0)?, body))
+        })?;
+    stream::one(tx, Kind::Alarm, &device, time.saturating_mul(1000), &body)
 }
 
 /// Does what the state machine says.

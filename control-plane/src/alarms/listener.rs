@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use cairn_alarm::{Event, Track, Verdict};
-use rusqlite::{Transaction, params};
+use rusqlite::Transaction;
 use serde_json::Value;
 
 use super::case::Case;
@@ -13,6 +13,7 @@ use super::device::Device;
 use super::judge;
 use super::rules::{self, Rules};
 use crate::store::StoreError;
+use crate::telemetry::Series as _;
 
 /// Instances that a device may have of one template.
 const MANY: i64 = 256;
@@ -195,21 +196,10 @@ fn late(
     ts: i64,
     batch: Option<&BTreeSet<i64>>,
 ) -> Result<bool, StoreError> {
-    let mut query = tx.prepare_cached(
-        "SELECT ts FROM sample WHERE device = ?1 AND key = ?2 AND ts > ?3 ORDER BY ts DESC LIMIT ?4",
-    )?;
     let most = batch.map_or(0, BTreeSet::len) + 1;
-    let rows = query.query_map(
-        params![device, key, ts, i64::try_from(most).unwrap_or(i64::MAX)],
-        |row| row.get::<_, i64>(0),
-    )?;
-    for newer in rows {
-        let newer = newer?;
-        if batch.is_none_or(|batch| !batch.contains(&newer)) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let newer = tx.samples(device, key, ts.saturating_add(1)..i64::MAX, most)?;
+    let known = |ts: i64| batch.is_some_and(|batch| batch.contains(&ts));
+    Ok(newer.iter().any(|sample| !known(sample.ts)))
 }
 
 /// Whether a device has as many instances as it may: it could make up any number. What is over gives way.

@@ -4,10 +4,10 @@ use cairn_wire::Record;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::{Listener, manage, rules, timer, view};
+use super::{manage, rules, timer, view};
 use crate::registry;
 use crate::store::{Store, StoreError};
-use crate::telemetry;
+use crate::telemetry::Intake;
 use crate::web::ApiError;
 
 /// A moment that is after everything that the database's own clock could say.
@@ -77,9 +77,9 @@ impl World {
             Record::parse_all(payload.to_string().as_bytes()).unwrap(),
         );
         self.write(move |tx| {
-            let mut alarms = Listener::new(tx)?;
-            telemetry::store(tx, device, &records, now, &mut alarms)?;
-            Ok(alarms.finish(tx, device, now)?)
+            let mut intake = Intake::new(tx, device, now)?;
+            intake.records(records)?;
+            Ok(intake.finish()?)
         })
         .await;
     }

@@ -11,6 +11,7 @@ use super::judge;
 use super::now_ms;
 use super::rules;
 use crate::store::{Store, StoreError};
+use crate::telemetry::Series as _;
 
 /// Between two looks.
 const ROUND: Duration = Duration::from_millis(500);
@@ -115,12 +116,10 @@ fn heard(
                 .optional()?)
         }
         (Condition::Absent, Some(pattern)) => {
-            let mut query = connection
-                .prepare_cached("SELECT max(ts) FROM sample WHERE device = ?1 AND key = ?2")?;
-            let newest: Option<i64> =
-                query.query_row((device, pattern.key(instance)), |row| row.get(0))?;
+            let newest = connection.newest_of(device, &[&pattern.key(instance)])?;
+            let newest = newest.into_iter().flatten().next();
             // Nothing at all is left of it: it hasn't come for a very long time.
-            Ok(Some(newest.unwrap_or(0).min(now)))
+            Ok(Some(newest.map_or(0, |sample| sample.ts).min(now)))
         }
         _ => Ok(None),
     }

@@ -17,17 +17,20 @@ use utoipa_axum::routes;
 
 use super::{ApiError, Body, Page, Path, Query, to_the_end};
 use crate::app::App;
+use crate::devices::now_ms;
 use crate::people::{Need, audit, scope_type};
 use crate::registry::attributes::{self, AttributeError, Scope};
 use crate::registry::{self, DeviceId, is_label};
 use crate::releases::files;
-use crate::telemetry::{self, Sample};
+use crate::telemetry::{Sample, Series as _, Window};
 
 /// No file of evidence is larger, in bytes.
 const EVIDENCE_LIMIT: u64 = 8 << 20;
 /// Samples in an answer if nobody says how many, and at most.
 const USUAL_SAMPLES: usize = 100;
 const MOST_SAMPLES: usize = 10_000;
+/// Longest step, in seconds: a year.
+const MOST_STEP: i64 = 366 * 86_400;
 
 /// A device's attributes.
 #[derive(Debug, Serialize, ToSchema)]
@@ -71,6 +74,31 @@ pub struct Wanted {
     limit: Option<usize>,
 }
 
+/// Which steps of which key.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Steps {
+    /// The key.
+    key: String,
+    /// How long a step is, in seconds. Steps begin at multiples of that since 1970. What is too old for whole samples has steps of 5
+    /// minutes, later of an hour, and what is made of these.
+    step: i64,
+    /// The first step begins here or later, in milliseconds since 1970; 100 steps before `to` if not said.
+    from: Option<i64>,
+    /// The last step begins before this; now if not said.
+    to: Option<i64>,
+}
+
+/// A step of time.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WindowView {
+    /// Its numbers.
+    #[serde(flatten)]
+    window: Window,
+    /// Their mean.
+    avg: f64,
+}
+
 /// A file of evidence.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Evidence {
@@ -87,6 +115,7 @@ pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(attributes, set_attributes))
         .routes(routes!(telemetry))
+        .routes(routes!(telemetry_windows))
         .routes(routes!(evidence))
         .routes(routes!(evidence_file))
 }
@@ -209,12 +238,54 @@ async fn telemetry(
         .read::<_, ApiError, _>(move |connection| {
             registry::get(connection, &id)?.ok_or_else(|| ApiError::no_device(&id))?;
             Ok(match &wanted.key {
-                Some(key) => telemetry::samples(connection, &id, key, from..to, limit)?,
-                None => telemetry::newest(connection, &id)?,
+                Some(key) => connection.samples(&id, key, from..to, limit)?,
+                None => connection.newest(&id, "")?,
             })
         })
         .await?;
     Ok(Json(Page::new(items, None)))
+}
+
+/// What the numbers of a key of a device's telemetry come to in each step of time, the oldest first.
+#[utoipa::path(get, path = "/v1/devices/{id}/telemetry/windows", tag = "devices", params(("id" = String, Path), Steps),
+    security(("token" = ["devices:read"])), responses((status = 200, body = Page<WindowView>)))]
+async fn telemetry_windows(
+    _: Need<scope_type::DevicesRead>,
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Query(steps): Query<Steps>,
+) -> Result<Json<Page<WindowView>>, ApiError> {
+    let step = steps.step.saturating_mul(1000);
+    if !(1..=MOST_STEP).contains(&steps.step) {
+        return Err(ApiError::bad(
+            "bad-step",
+            format!(
+                "expected a step of 1 to {MOST_STEP} seconds, got {}",
+                steps.step
+            ),
+        ));
+    }
+    let to = steps.to.unwrap_or_else(now_ms);
+    let usual = step.saturating_mul(USUAL_SAMPLES as i64);
+    let from = steps.from.unwrap_or_else(|| to.saturating_sub(usual));
+    if to.saturating_sub(from) / step > MOST_SAMPLES as i64 {
+        return Err(ApiError::bad(
+            "bad-step",
+            format!("from `from` to `to` are more than {MOST_SAMPLES} steps; take longer steps"),
+        ));
+    }
+    let items = app
+        .store
+        .read::<_, ApiError, _>(move |connection| {
+            registry::get(connection, &id)?.ok_or_else(|| ApiError::no_device(&id))?;
+            Ok(connection.windows(&id, &steps.key, from..to, step)?)
+        })
+        .await?;
+    let items = items.into_iter().map(|window| WindowView {
+        avg: window.avg(),
+        window,
+    });
+    Ok(Json(Page::new(items.collect(), None)))
 }
 
 /// Where a device's evidence lies.

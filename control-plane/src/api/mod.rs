@@ -84,6 +84,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(crate::workloads::routes())
         .merge(crate::disks::routes())
         .merge(crate::traffic::routes())
+        .merge(crate::stream::routes())
         .merge(crate::alarms::routes())
 }
 

@@ -13,8 +13,9 @@ use utoipa_axum::routes;
 use super::{ApiError, Page, Path, Query};
 use crate::app::App;
 use crate::people::{Need, audit, scope_type};
+use crate::registry;
 use crate::rollouts::Rollouts;
-use crate::{registry, telemetry};
+use crate::telemetry::Series as _;
 
 /// Events in an answer if nobody says how many, and at most.
 const USUAL: usize = 200;
@@ -77,7 +78,7 @@ fn events(connection: &Connection, id: &str, last: usize) -> Result<Vec<Event>, 
         text: format!("enrolled into the group {}", device.group),
         detail: Value::Object(device.facts),
     }];
-    for sample in telemetry::samples(connection, id, report::KEY, i64::MIN..i64::MAX, last)? {
+    for sample in connection.samples(id, report::KEY, i64::MIN..i64::MAX, last)? {
         events.push(Event {
             time: sample.ts,
             kind: "update",

@@ -180,6 +180,8 @@ needed! {
     TokensWrite,
     /// `traffic:read`
     TrafficRead,
+    /// `stream:read`
+    StreamRead,
     /// `releases:read`
     ReleasesRead,
     /// `releases:write`

@@ -44,6 +44,9 @@ pub enum Scope {
     /// See traffic and what it comes to.
     #[serde(rename = "traffic:read")]
     TrafficRead,
+    /// Read the stream of what devices send.
+    #[serde(rename = "stream:read")]
+    StreamRead,
     /// See alarms; the operator's people also templates, channels and silences.
     #[serde(rename = "alarms:read")]
     AlarmsRead,
@@ -69,7 +72,7 @@ pub enum Scope {
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::DevicesRead,
         Self::DevicesWrite,
         Self::Rpc,
@@ -82,6 +85,7 @@ impl Scope {
         Self::WorkloadsRead,
         Self::WorkloadsWrite,
         Self::TrafficRead,
+        Self::StreamRead,
         Self::AlarmsRead,
         Self::AlarmsAck,
         Self::AlarmsWrite,
@@ -106,6 +110,7 @@ impl Scope {
             Self::WorkloadsRead => "workloads:read",
             Self::WorkloadsWrite => "workloads:write",
             Self::TrafficRead => "traffic:read",
+            Self::StreamRead => "stream:read",
             Self::AlarmsRead => "alarms:read",
             Self::AlarmsAck => "alarms:ack",
             Self::AlarmsWrite => "alarms:write",
@@ -181,6 +186,7 @@ impl Scopes {
     pub fn suppliers() -> Self {
         [
             Scope::TrafficRead,
+            Scope::StreamRead,
             Scope::AlarmsRead,
             Scope::AlarmsAck,
             Scope::ApiTokensWrite,
@@ -257,6 +263,7 @@ impl Role {
                 Scope::RolloutsRead,
                 Scope::WorkloadsRead,
                 Scope::TrafficRead,
+                Scope::StreamRead,
                 Scope::AlarmsRead,
                 Scope::ApiTokensWrite,
             ]

@@ -259,13 +259,15 @@ pub fn seen(transaction: &Transaction<'_>, id: &str, online: bool) -> Result<(),
     alarms::seen(transaction, id)
 }
 
-/// At the start nobody is connected.
+/// At the start nobody is connected. Gives those who were.
 ///
 /// # Errors
 /// The database's.
-pub fn all_offline(transaction: &Transaction<'_>) -> Result<(), StoreError> {
-    transaction.execute("UPDATE device SET online = 0 WHERE online", [])?;
-    Ok(())
+pub fn all_offline(transaction: &Transaction<'_>) -> Result<Vec<String>, StoreError> {
+    let mut change =
+        transaction.prepare_cached("UPDATE device SET online = 0 WHERE online RETURNING id")?;
+    let gone = change.query_map([], |row| row.get(0))?;
+    Ok(gone.collect::<Result<_, _>>()?)
 }
 
 /// SHA-256 in hex: how tokens lie in the database.

@@ -49,8 +49,12 @@ fn forget(transaction: &Transaction<'_>, device: &str) -> Result<(), StoreError>
     for sql in [
         "DELETE FROM sample WHERE (device, key, ts) IN
             (SELECT device, key, ts FROM sample WHERE device = ?1 LIMIT ?2)",
-        "DELETE FROM record WHERE (device, log, seq) IN
-            (SELECT device, log, seq FROM record WHERE device = ?1 LIMIT ?2)",
+        "DELETE FROM record_run WHERE (device, log, first) IN
+            (SELECT device, log, first FROM record_run WHERE device = ?1 LIMIT ?2)",
+        "DELETE FROM piece WHERE (device, key, day) IN
+            (SELECT device, key, day FROM piece WHERE device = ?1 LIMIT ?2)",
+        "DELETE FROM window_day WHERE (device, key, width, day) IN
+            (SELECT device, key, width, day FROM window_day WHERE device = ?1 LIMIT ?2)",
     ] {
         let gone = transaction
             .prepare_cached(sql)?

@@ -147,7 +147,7 @@ async fn a_removed_device_goes_at_once_and_its_samples_in_pieces_also_after_a_cr
             store
                 .read::<_, StoreError, _>(|c| {
                     Ok(c.query_row(
-                        "SELECT (SELECT count(*) FROM sample WHERE device = 'a') + (SELECT count(*) FROM record WHERE device = 'a'),
+                        "SELECT (SELECT count(*) FROM sample WHERE device = 'a') + (SELECT count(*) FROM record_run WHERE device = 'a'),
                                 (SELECT count(*) FROM sample WHERE device = 'b')",
                         [],
                         |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
@@ -164,7 +164,7 @@ async fn a_removed_device_goes_at_once_and_its_samples_in_pieces_also_after_a_cr
                 "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1)
                  INSERT INTO sample SELECT 'a', 'k', n, '1' FROM n UNION ALL SELECT 'b', 'k', n, '1' FROM n",
                 "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1)
-                 INSERT INTO record SELECT 'a', 'ab', n FROM n",
+                 INSERT INTO record_run SELECT 'a', 'ab', 2 * n, 2 * n FROM n",
             ] {
                 tx.execute(sql, [rows])?;
             }

@@ -17,6 +17,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/007-alarms.sql"),
     include_str!("schema/008-traffic.sql"),
     include_str!("schema/009-workloads.sql"),
+    include_str!("schema/010-ingest.sql"),
     include_str!("schema/011-token-supplier.sql"),
 ];
 
@@ -45,4 +46,45 @@ pub(super) fn run(connection: &mut Connection, path: &Path) -> Result<(), StoreE
         transaction.commit()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_before_are_known_by_runs_and_samples_stay() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        for step in &STEPS[..9] {
+            connection.execute_batch(step).unwrap();
+        }
+        connection.pragma_update(None, "user_version", 9).unwrap();
+        for (log, seq) in [
+            ("aa", 1),
+            ("aa", 2),
+            ("aa", 3),
+            ("aa", 7),
+            ("aa", 8),
+            ("bb", 5),
+        ] {
+            connection
+                .execute("INSERT INTO record VALUES ('x', ?1, ?2)", (log, seq))
+                .unwrap();
+        }
+        connection
+            .execute("INSERT INTO sample VALUES ('x', 'k', 5, '1.5')", [])
+            .unwrap();
+        run(&mut connection, Path::new("cairn.db")).unwrap();
+        let mut query = connection
+            .prepare("SELECT log, first, last FROM record_run ORDER BY log, first")
+            .unwrap();
+        let runs = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+        let runs: Vec<(String, i64, i64)> = runs.unwrap().collect::<Result<_, _>>().unwrap();
+        let run = |log: &str, first, last| (log.to_owned(), first, last);
+        assert_eq!(runs, [run("aa", 1, 3), run("aa", 7, 8), run("bb", 5, 5)]);
+        let value: String = connection
+            .query_row("SELECT value FROM sample", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(value, "1.5");
+    }
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 /// Jobs that wait for the writer before callers are made to wait.
 const QUEUE: usize = 16_384;
@@ -82,6 +82,7 @@ type Lost = (rusqlite::ffi::Error, String);
 #[derive(Clone)]
 pub struct Store {
     jobs: mpsc::Sender<Job>,
+    changes: watch::Receiver<()>,
     readers: Arc<Readers>,
 }
 
@@ -117,12 +118,14 @@ impl Store {
         connection.set_prepared_statement_cache_capacity(256);
         migrate::run(&mut connection, path)?;
         let (jobs, queue) = mpsc::channel(QUEUE);
+        let (changed, changes) = watch::channel(());
         std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || writer(connection, queue))
+            .spawn(move || writer(connection, queue, &changed))
             .map_err(|_| StoreError::Closed)?;
         Ok(Self {
             jobs,
+            changes,
             readers: Arc::new(Readers {
                 path: path.to_owned(),
                 turns: Semaphore::new(READERS),
@@ -156,6 +159,11 @@ impl Store {
         });
         self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
         receiver.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Tells of every change, once it is on the disk.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.clone()
     }
 
     /// Reads something, on a thread that may block.
@@ -259,7 +267,7 @@ fn lost(error: rusqlite::Error) -> Lost {
     (code.unwrap_or_else(unknown), text)
 }
 
-fn writer(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
+fn writer(mut connection: Connection, mut queue: mpsc::Receiver<Job>, changed: &watch::Sender<()>) {
     while let Some(first) = queue.blocking_recv() {
         let mut done = Vec::new();
         // Immediate: another process (`cairn-control account add`) may write between a first read and a first write of ours.
@@ -284,5 +292,6 @@ fn writer(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
         for after in done {
             after(committed.clone());
         }
+        let _ = changed.send(());
     }
 }

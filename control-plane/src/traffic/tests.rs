@@ -10,8 +10,8 @@ use rusqlite::params;
 use super::series::{Dimension, id, number, read};
 use super::sum::Sum;
 use super::{chains, days};
-use crate::alarms::Listener;
 use crate::store::{Store, StoreError};
+use crate::telemetry::Intake;
 
 /// The beginning of a slot, in seconds.
 const BEGIN: i64 = 1_800_000_000;
@@ -66,9 +66,9 @@ impl Server {
         let received = (BEGIN + 4000) * 1000;
         self.store
             .write::<_, StoreError, _>(move |tx| {
-                let mut alarms = Listener::new(tx)?;
-                crate::telemetry::store(tx, device, &[record], received, &mut alarms)?;
-                alarms.finish(tx, device, received)
+                let mut intake = Intake::new(tx, device, received)?;
+                intake.records(vec![record])?;
+                intake.finish()
             })
             .await
             .unwrap();

@@ -7,6 +7,7 @@ use rusqlite::Connection;
 
 use super::declare;
 use crate::store::StoreError;
+use crate::telemetry::Series as _;
 
 /// A device that was silent for less, in seconds, is not gone: it reconnects, or the server was away itself.
 const SILENT: i64 = 60;
@@ -14,6 +15,8 @@ const SILENT: i64 = 60;
 const FAILED: i64 = 6 * 3600;
 /// A figure of a line that is older than this is none, in seconds.
 const STALE: i64 = 2 * 3600;
+/// How keys of lines' figures begin.
+const LINE: &str = "line.";
 /// A share of the memory is the system's own: one of so many.
 const SYSTEMS_SHARE: u64 = 8;
 
@@ -164,17 +167,12 @@ fn failing_since(
     since: i64,
 ) -> Result<Option<i64>, StoreError> {
     let key = format!("workload.{workload}.state");
-    let mut query = connection.prepare_cached(
-        "SELECT ts, value FROM sample WHERE device = ?1 AND key = ?2 AND ts >= ?3 ORDER BY ts DESC LIMIT 1000",
-    )?;
-    let mut rows = query.query(rusqlite::params![device, key, since * 1000])?;
     let mut failing = None;
-    while let Some(row) = rows.next()? {
-        let state: String = row.get(1)?;
-        match state.as_str() {
-            "\"failed\"" | "\"refused\"" => failing = Some(row.get::<_, i64>(0)? / 1000),
+    for sample in connection.samples(device, &key, since * 1000..i64::MAX, 1000)? {
+        match sample.value.as_str() {
+            Some("failed" | "refused") => failing = Some(sample.ts / 1000),
             // On its way from one failure to the next.
-            "\"pulling\"" | "\"starting\"" | "\"on-trial\"" | "\"restarting\"" => {}
+            Some("pulling" | "starting" | "on-trial" | "restarting") => {}
             _ => break,
         }
     }
@@ -183,27 +181,16 @@ fn failing_since(
 
 /// The newest figures of each of a device's lines.
 fn lines(connection: &Connection, device: &str, now: i64) -> Result<Vec<Line>, StoreError> {
-    // From key to key, whatever number of samples each has.
-    let mut next = connection.prepare_cached(
-        "SELECT key FROM sample WHERE device = ?1 AND key > ?2 AND key < 'line/' ORDER BY key LIMIT 1",
-    )?;
-    let mut newest = connection.prepare_cached(
-        "SELECT value FROM sample WHERE device = ?1 AND key = ?2 AND ts > ?3 ORDER BY ts DESC LIMIT 1",
-    )?;
-    let (mut lines, mut key) = (BTreeMap::<String, Line>::new(), String::from("line."));
-    while let Some(found) = next
-        .query_map([device, &key], |row| row.get::<_, String>(0))?
-        .next()
-        .transpose()?
-    {
-        key = found.clone();
-        let name = key
-            .strip_prefix("line.")
+    let mut lines = BTreeMap::<String, Line>::new();
+    for sample in connection.newest(device, LINE)? {
+        let name = sample
+            .key
+            .strip_prefix(LINE)
             .and_then(|rest| rest.rsplit_once('.'));
-        let Some((line, figure)) = name else { continue };
-        let mut rows = newest.query(rusqlite::params![device, key, (now - STALE) * 1000])?;
-        let Some(row) = rows.next()? else { continue };
-        let value: Option<f64> = row.get::<_, String>(0)?.parse().ok();
+        let Some((line, figure)) = name.filter(|_| sample.ts > (now - STALE) * 1000) else {
+            continue;
+        };
+        let value = sample.value.as_f64();
         let line = lines.entry(line.to_owned()).or_default();
         match figure {
             "latency_ms" => line.latency_ms = value,

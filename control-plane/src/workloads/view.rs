@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::declare;
 use crate::store::StoreError;
+use crate::telemetry::{Sample, Series as _};
 
 /// A workload.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -165,19 +166,14 @@ pub fn of_device(connection: &Connection, device: &str) -> Result<Vec<PlaceView>
 
 /// With what the devices said.
 fn told(connection: &Connection, mut places: Vec<PlaceView>) -> Result<Vec<PlaceView>, StoreError> {
-    let mut newest = connection.prepare_cached(
-        "SELECT value, ts FROM sample WHERE device = ?1 AND key = ?2 ORDER BY ts DESC LIMIT 1",
-    )?;
     for place in &mut places {
-        let mut said = |key: &str| -> Result<Option<(String, i64)>, StoreError> {
-            let key = format!("workload.{}.{key}", place.workload);
-            let found: Option<(String, i64)> = newest
-                .query_row([&place.device, &key], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?;
-            // What isn't a text is nothing of our agent's.
-            Ok(found.and_then(|(value, at)| Some((serde_json::from_str(&value).ok()?, at))))
-        };
-        let (state, reason) = (said("state")?, said("reason")?);
+        let keys = ["state", "reason"].map(|key| format!("workload.{}.{key}", place.workload));
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let newest = connection.newest_of(&place.device, &keys)?;
+        // What isn't a text is nothing of our agent's.
+        let text = |sample: Sample| Some((sample.value.as_str()?.to_owned(), sample.ts));
+        let mut said = newest.into_iter().map(|sample| sample.and_then(text));
+        let (state, reason) = (said.next().flatten(), said.next().flatten());
         place.told = state.as_ref().map(|(_, at)| at / 1000);
         place.state = state.map(|(state, _)| state);
         place.reason = reason.map_or_else(String::new, |(reason, _)| reason);

@@ -44,7 +44,7 @@ async fn acknowledged_messages_outlive_kill_9() {
                 .count() as u64
         });
         until("a good number of records", || {
-            let sql = "SELECT count(*) FROM record WHERE device = ?1";
+            let sql = "SELECT coalesce(sum(last - first + 1), 0) FROM record_run WHERE device = ?1";
             (server.count(sql, &node.id) > 500 * (i64::try_from(round).unwrap() + 1)).then_some(())
         });
         server.kill();
@@ -54,7 +54,10 @@ async fn acknowledged_messages_outlive_kill_9() {
         acknowledged += counter.join().unwrap();
         feeder.join().unwrap();
         server.start_again();
-        let stored = server.count("SELECT count(*) FROM record WHERE device = ?1", &node.id);
+        let stored = server.count(
+            "SELECT coalesce(sum(last - first + 1), 0) FROM record_run WHERE device = ?1",
+            &node.id,
+        );
         let samples = server.count("SELECT count(*) FROM sample WHERE device = ?1", &node.id);
         assert_eq!(
             stored, samples,

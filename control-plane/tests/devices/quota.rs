@@ -6,7 +6,7 @@ use cairn_control_plane::config::Config;
 use cairn_control_plane::registry::credentials::{self, Credential};
 use cairn_control_plane::server::Server;
 use cairn_control_plane::store::StoreError;
-use cairn_control_plane::telemetry;
+use cairn_control_plane::telemetry::Series as _;
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, PublishOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -84,7 +84,7 @@ async fn who_has_used_up_the_quota_is_answered_later() {
     assert!(begun.elapsed() >= wait, "{:?} of {wait:?}", begun.elapsed());
     let times: Vec<_> = app
         .store
-        .read::<_, StoreError, _>(|c| telemetry::samples(c, "greedy", "a", 0..i64::MAX, 10))
+        .read::<_, StoreError, _>(|c| c.samples("greedy", "a", 0..i64::MAX, 10))
         .await
         .unwrap()
         .iter()

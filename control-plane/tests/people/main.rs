@@ -10,6 +10,7 @@ mod release;
 mod scopes;
 mod serving;
 mod site;
+mod stream;
 #[path = "../support/mod.rs"]
 mod support;
 mod uploads;

@@ -295,6 +295,11 @@ impl Operator {
         &self.token
     }
 
+    /// Without connections to a server that is gone.
+    pub fn reconnect(&mut self, server: &Server) {
+        self.http = server.http(None);
+    }
+
     pub async fn send(
         &self,
         method: reqwest::Method,

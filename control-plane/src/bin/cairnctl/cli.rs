@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    account, alarm, api_token, audit, call, device, login, registry, release, rollout, token,
-    traffic, workload,
+    account, alarm, api_token, audit, call, device, login, registry, release, rollout, stream,
+    token, traffic, workload,
 };
 
 /// The Cairn control plane for people and pipelines
@@ -52,6 +52,9 @@ pub enum Command {
     /// Traffic: what was counted, and what it comes to
     #[command(subcommand)]
     Traffic(traffic::Command),
+    /// The stream of what devices send, for other systems
+    #[command(subcommand)]
+    Stream(stream::Command),
     /// Call a device and wait for its own answer
     Rpc(call::Rpc),
     /// The last lines of a device's journal

@@ -13,11 +13,10 @@ use cairn_wire::attributes::{Request, Response as Attributes, parse_set};
 use cairn_wire::rpc::Call;
 use cairn_wire::topic::Package;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::poll;
 use super::token::who;
-use crate::alarms::Listener;
 use crate::app::App;
 use crate::devices::mqtt::{client_attributes, provision, share};
 use crate::devices::now_ms;
@@ -25,7 +24,8 @@ use crate::devices::requests::{self, Claim};
 use crate::registry;
 use crate::registry::packages::{self, PackageError};
 use crate::store::StoreError;
-use crate::telemetry::{self, quota};
+use crate::stream::{self, Kind};
+use crate::telemetry::{self, Intake, quota};
 use crate::web::ApiError;
 
 /// What a byte of JSON is in memory at most, read: records of one value each.
@@ -92,9 +92,9 @@ async fn post_telemetry(
             if !registry::exists(tx, &device)? {
                 return Err(ApiError::not_found("such device"));
             }
-            let mut alarms = Listener::new(tx)?;
-            let counts = telemetry::store(tx, &device, &records, received, &mut alarms)?;
-            alarms.finish(tx, &device, received)?;
+            let mut intake = Intake::new(tx, &device, received)?;
+            let counts = intake.records(records)?;
+            intake.finish()?;
             registry::seen(tx, &device, online)?;
             Ok(counts)
         })
@@ -113,7 +113,19 @@ async fn post_attributes(
     let _share = share(body.len() * READ).await;
     let values = parse_set(&body).map_err(bad)?;
     app.store
-        .write::<_, StoreError, _>(move |tx| client_attributes(tx, &device, &values))
+        .write::<_, StoreError, _>(move |tx| {
+            let set = client_attributes(tx, &device, &values)?;
+            if set.is_ok() {
+                stream::one(
+                    tx,
+                    Kind::Attributes,
+                    &device,
+                    now_ms(),
+                    &json!({ "values": values }),
+                )?;
+            }
+            Ok(set)
+        })
         .await?
         .map_err(bad)?;
     Ok(StatusCode::OK)

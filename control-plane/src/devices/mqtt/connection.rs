@@ -11,6 +11,7 @@ use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v4::{
     ConnAck, ConnectReturnCode, Packet, PubAck, Publish, SubAck, Subscribe, SubscribeReasonCode,
 };
+use serde_json::json;
 use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,10 +21,11 @@ use super::answer::{self, Asked};
 use super::ingest::{self, BATCH, Item, Job, Message, Outcome};
 use super::wire::Wire;
 use crate::app::App;
-use crate::devices::left;
+use crate::devices::{left, now_ms};
 use crate::registry::{self, DeviceId};
 use crate::sessions::{End, Outlet, Push, Wants};
 use crate::store::StoreError;
+use crate::stream::{self, Kind};
 use crate::telemetry::quota;
 
 /// Jobs of one connection that may be under way; then its socket isn't read.
@@ -66,7 +68,17 @@ pub(super) async fn serve(
         .store
         .write::<_, StoreError, _>(move |tx| {
             registry::seen(tx, &id, true)?;
-            Ok(registry::get(tx, &id)?.is_some_and(|device| device.revoked.is_none()))
+            let known = registry::get(tx, &id)?.is_some_and(|device| device.revoked.is_none());
+            if known {
+                stream::one(
+                    tx,
+                    Kind::Connection,
+                    &id,
+                    now_ms(),
+                    &json!({ "online": true }),
+                )?;
+            }
+            Ok(known)
         })
         .await;
     let closed = match known {
@@ -106,7 +118,16 @@ pub(super) async fn serve(
         let gone = device.clone();
         let written = app
             .store
-            .write::<_, StoreError, _>(move |tx| registry::seen(tx, &gone, false))
+            .write::<_, StoreError, _>(move |tx| {
+                registry::seen(tx, &gone, false)?;
+                stream::one(
+                    tx,
+                    Kind::Connection,
+                    &gone,
+                    now_ms(),
+                    &json!({ "online": false }),
+                )
+            })
             .await;
         if let Err(error) = written {
             tracing::warn!(device = %device, %error, "can't note that a device has gone");

@@ -9,14 +9,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::Closed;
-use crate::alarms::Listener;
 use crate::app::App;
 use crate::devices::now_ms;
 use crate::registry::attributes::{self, AttributeError, Scope};
 use crate::registry::{self, DeviceId};
 use crate::sessions::Wants;
 use crate::store::StoreError;
-use crate::telemetry::{self, Counts};
+use crate::telemetry::{Counts, Intake};
 
 /// Messages of one job.
 pub(super) const BATCH: usize = 512;
@@ -107,11 +106,11 @@ fn write(
         outcome.closed = Some(Closed::Revoked);
         return Ok((outcome, counts));
     }
-    let mut alarms = Listener::new(tx)?;
+    let mut intake = Intake::new(tx, device, received)?;
     for message in messages {
         match message.item {
             Item::Telemetry(records) => {
-                counts += telemetry::store(tx, device, &records, received, &mut alarms)?;
+                counts += intake.records(records)?;
             }
             Item::Attributes(values) => {
                 if let Err(error) = client_attributes(tx, device, &values)? {
@@ -119,11 +118,12 @@ fn write(
                     outcome.closed = Some(Closed::Malformed);
                     break;
                 }
+                intake.attributes(&values)?;
             }
         }
         outcome.acknowledge.extend(message.packet);
     }
-    alarms.finish(tx, device, received)?;
+    intake.finish()?;
     if seen {
         registry::seen(tx, device, true)?;
     }

@@ -92,7 +92,7 @@ async fn measure() -> Result<()> {
     let file = server.data.join("cairn.db");
     send(&server, &month).await?;
     server.stop();
-    server.start_again(&["--upkeep", "1s"])?;
+    server.start_again(&["--tidy-every", "1s"])?;
     let began = Instant::now();
     while !ledger::is_packed(&file)? {
         ensure!(

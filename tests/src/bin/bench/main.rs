@@ -7,6 +7,7 @@ mod bills;
 mod control;
 mod delta;
 mod images;
+mod ingest;
 mod workloads;
 
 use std::fs;
@@ -17,11 +18,12 @@ use cairn_tests::tools;
 
 type Part = (&'static str, fn() -> Result<()>);
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     ("images", images::run),
     ("control", control::run),
     ("alarms", alarms::run),
     ("bills", bills::run),
+    ("ingest", ingest::run),
     ("agent", agent::run),
     ("workloads", workloads::run),
     ("delta", delta::run),

@@ -85,9 +85,12 @@ pub enum Command {
         id: String,
         /// The key
         key: Option<String>,
-        /// The last so many values of the key
+        /// The last so many values of the key, or steps of time
         #[arg(long, default_value_t = 100, value_name = "N")]
         last: usize,
+        /// What the key's numbers come to in each such time, as 5m or 1h, and not the values themselves
+        #[arg(long, value_name = "DURATION", requires = "key", value_parser = super::seconds)]
+        step: Option<i64>,
     },
     /// What became of a device, in order
     Timeline {
@@ -204,7 +207,24 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             let found = client.get(&device(&id, "/attributes")).await?;
             output.result(&found, || attributes(&found))
         }
-        Command::Telemetry { id, key, last } => {
+        Command::Telemetry {
+            id,
+            key: Some(key),
+            last,
+            step: Some(step),
+        } => {
+            let span = step.saturating_mul(1000).saturating_mul(last as i64);
+            let from = jiff::Timestamp::now().as_millisecond().saturating_sub(span);
+            let query = [
+                ("key", key),
+                ("step", step.to_string()),
+                ("from", from.to_string()),
+            ];
+            let path = device(&id, &format!("/telemetry/windows?{}", encode(&query)));
+            let items = field(&client.get(&path).await?, "items").clone();
+            output.result(&items, || windows(&items))
+        }
+        Command::Telemetry { id, key, last, .. } => {
             let mut query = vec![("limit", last.to_string())];
             query.extend(key.map(|key| ("key", key)));
             let page = client
@@ -274,6 +294,21 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
 
 fn rows(items: &Value) -> impl Iterator<Item = &Value> {
     items.as_array().into_iter().flatten()
+}
+
+fn windows(items: &Value) -> String {
+    let rows: Vec<_> = rows(items)
+        .map(|window| {
+            let mut row = vec![millis(field(window, "start"))];
+            row.extend(["count", "min", "avg", "max", "last"].map(|name| cell(window, name)));
+            row
+        })
+        .collect();
+    table(
+        "no numbers",
+        &["FROM", "COUNT", "MIN", "AVG", "MAX", "LAST"],
+        &rows,
+    )
 }
 
 /// A moment in milliseconds since 1970.

@@ -11,6 +11,7 @@ mod patches;
 pub mod registry;
 pub mod release;
 pub mod rollout;
+pub mod stream;
 pub mod token;
 pub mod traffic;
 mod upload;
@@ -49,6 +50,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
         Command::Account(command) => account::run(command, output).await,
         Command::ApiToken(command) => api_token::run(command, output).await,
         Command::Traffic(command) => traffic::run(command, output).await,
+        Command::Stream(command) => stream::run(command, output).await,
         Command::Audit(audit) => audit.run(output).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

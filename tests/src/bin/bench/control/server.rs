@@ -30,6 +30,11 @@ pub struct Server {
 impl Server {
     /// Builds and starts one.
     pub fn start(dir: &Path) -> Result<Self> {
+        Self::start_with(dir, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn start_with(dir: &Path, arguments: &[&str]) -> Result<Self> {
         let program = programs::of_this_machine(true)?.join("cairn-control");
         let data = dir.join("data");
         Command::new(&program)
@@ -46,7 +51,7 @@ impl Server {
             .stdin(PASSWORD)
             .run()?;
         let any: SocketAddr = "127.0.0.1:0".parse()?;
-        let process = spawn(&program, &data, any, any, &[])?;
+        let process = spawn(&program, &data, any, any, arguments)?;
         let (https, mqtt) = (process.ready.https, process.ready.mqtt);
         let ca = fs::read_to_string(data.join("ca/ca.pem"))?;
         let server = Self {
@@ -145,11 +150,23 @@ impl Server {
 
     /// Stored samples of the benchmark's key.
     pub fn samples(&self) -> Result<u64> {
+        self.number("SELECT count(*) FROM sample WHERE key = 'bench'")
+    }
+
+    /// A number out of the database, as another program reads it.
+    pub fn number(&self, sql: &str) -> Result<u64> {
         let count = Command::new("python3")
-            .args(["-c", "import sqlite3,sys; print(sqlite3.connect(sys.argv[1]).execute(\"SELECT count(*) FROM sample WHERE key='bench'\").fetchone()[0])"])
+            .args(["-c", "import sqlite3,sys; print(sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchone()[0])"])
             .arg(self.data.join("cairn.db"))
+            .arg(sql)
             .run()?;
         Ok(count.text().trim().parse()?)
+    }
+
+    /// Runs `cairnctl` and gives what it printed, as JSON.
+    pub fn ask(&self, arguments: &[&str]) -> Result<Value> {
+        let answer = self.ctl().arg("--json").args(arguments).run()?;
+        Ok(serde_json::from_slice(&answer.stdout)?)
     }
 
     /// `cairnctl`, logged in.
@@ -185,12 +202,12 @@ fn spawn(
     data: &Path,
     https: SocketAddr,
     mqtt: SocketAddr,
-    more: &[&str],
+    arguments: &[&str],
 ) -> Result<Process> {
     let mut command = Process::command(program, data, &data.with_extension("log"))?;
     command
         .args(["--https", &https.to_string(), "--mqtt", &mqtt.to_string()])
-        .args(more)
+        .args(arguments)
         .env("RUST_LOG", "warn");
     Process::start(command).context("cairn-control")
 }

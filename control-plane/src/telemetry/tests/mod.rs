@@ -1,9 +1,13 @@
 //! Each record counts once; what has no time is not lost; what is old goes.
 
+mod tidy;
+
 use cairn_wire::Record;
 
+use super::windows::DAY;
 use super::*;
-use crate::store::Store;
+use crate::config::Ages;
+use crate::store::{Store, StoreError};
 
 fn open() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
@@ -16,8 +20,10 @@ async fn put(store: &Store, device: &'static str, payload: &'static str, receive
     check(&records).unwrap();
     store
         .write::<_, StoreError, _>(move |tx| {
-            let mut alarms = Listener::new(tx)?;
-            super::store(tx, device, &records, received, &mut alarms)
+            let mut intake = Intake::new(tx, device, received)?;
+            let counts = intake.records(records)?;
+            intake.finish()?;
+            Ok(counts)
         })
         .await
         .unwrap()
@@ -40,7 +46,7 @@ async fn a_record_with_an_id_counts_once_and_for_its_own_device() {
     let other = r#"{"ts":7,"values":{"a":1},"cairn":{"log":"cd","seq":1}}"#;
     assert_eq!(put(&store, "x", other, 9).await, counts(1, 0));
     let found = store
-        .read::<_, StoreError, _>(|c| samples(c, "x", "a", 0..i64::MAX, 10))
+        .read::<_, StoreError, _>(|c| c.samples("x", "a", 0..i64::MAX, 10))
         .await
         .unwrap();
     assert_eq!(
@@ -56,7 +62,7 @@ async fn values_without_a_time_keep_their_order_and_their_number() {
     // The clock of the server went back.
     put(&store, "x", r#"{"a":4}"#, 100).await;
     let found = store
-        .read::<_, StoreError, _>(|c| samples(c, "x", "a", 0..i64::MAX, 10))
+        .read::<_, StoreError, _>(|c| c.samples("x", "a", 0..i64::MAX, 10))
         .await
         .unwrap();
     let found: Vec<_> = found
@@ -73,7 +79,7 @@ async fn values_without_a_time_keep_their_order_and_their_number() {
         ]
     );
     let newest = store
-        .read::<_, StoreError, _>(|c| newest(c, "x"))
+        .read::<_, StoreError, _>(|c| c.newest("x", ""))
         .await
         .unwrap();
     let newest: Vec<_> = newest
@@ -89,7 +95,7 @@ async fn the_same_key_and_time_is_one_sample() {
     put(&store, "x", r#"{"ts":5,"values":{"a":1}}"#, 9).await;
     put(&store, "x", r#"{"ts":5,"values":{"a":2}}"#, 9).await;
     let found = store
-        .read::<_, StoreError, _>(|c| samples(c, "x", "a", 0..i64::MAX, 10))
+        .read::<_, StoreError, _>(|c| c.samples("x", "a", 0..i64::MAX, 10))
         .await
         .unwrap();
     assert_eq!(
@@ -104,7 +110,7 @@ async fn the_same_key_and_time_is_one_sample() {
 
 async fn times(store: &Store, key: &'static str) -> Vec<(i64, serde_json::Value)> {
     let found = store
-        .read::<_, StoreError, _>(move |c| samples(c, "x", key, 0..i64::MAX, 10))
+        .read::<_, StoreError, _>(move |c| c.samples("x", key, 0..i64::MAX, 10))
         .await
         .unwrap();
     found.into_iter().map(|s| (s.ts, s.value)).collect()
@@ -139,32 +145,15 @@ async fn a_time_far_ahead_is_the_servers_and_a_record_still_counts_once() {
     // A right clock's value is the newest, and all of them grow old.
     put(&store, "x", r#"{"ts":500,"values":{"b":4}}"#, 500).await;
     assert_eq!(times(&store, "b").await[0], (500, 4.into()));
-    prune(&store, 700_000).await.unwrap();
+    let ages = Ages {
+        raw_days: 1,
+        five_minute_days: 1,
+        hour_days: 1,
+    };
+    tidy(&store, &ages, 3 * DAY).await.unwrap();
     for key in ["near", "a", "b", "c"] {
         assert_eq!(times(&store, key).await, [], "{key}");
     }
-}
-
-#[tokio::test]
-async fn what_is_old_goes_and_nothing_else() {
-    let (_dir, store) = open();
-    for device in ["x", "y"] {
-        put(
-            &store,
-            device,
-            r#"[{"ts":1,"values":{"a":1,"b":1}},{"ts":50,"values":{"a":2}}]"#,
-            9,
-        )
-        .await;
-    }
-    assert_eq!(prune(&store, 50).await.unwrap(), 4);
-    assert_eq!(prune(&store, 50).await.unwrap(), 0);
-    let left = store
-        .read::<_, StoreError, _>(|c| newest(c, "y"))
-        .await
-        .unwrap();
-    assert_eq!(left.len(), 1);
-    assert_eq!((left[0].key.as_str(), left[0].ts), ("a", 50));
 }
 
 #[test]
