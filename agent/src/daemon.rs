@@ -211,6 +211,7 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     // Each round is one set of settings.
     loop {
         let mut round = Tasks::new();
+        let awaits_docker = settings.workloads.awaits_docker();
         agent.start(&mut round, &settings);
         let (link_trigger, link_shutdown) = shutdown::pair();
         let link = tokio::spawn(runner::run(parts, link_shutdown));
@@ -227,6 +228,10 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
                 _ = watchdog.tick() => {
                     notify(&[NotifyState::Watchdog]);
                     continue;
+                }
+                () = settings.workloads.docker(), if awaits_docker => {
+                    tracing::info!("Docker is there now");
+                    break Some(settings.clone());
                 }
             }
             look_again.notify_one();

@@ -3,6 +3,7 @@
 //! network, through a [`Gate`] each for HTTPS and MQTT, so that it can be killed,
 //! started again, or made to fail without a node's configuration changing.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,7 @@ pub struct Site {
     https: Gate,
     mqtt: Gate,
     server: Option<Server>,
+    environment: Vec<(String, OsString)>,
     has_account: bool,
 }
 
@@ -47,7 +49,7 @@ impl Site {
     /// # Errors
     /// If it doesn't start.
     pub fn start(fleet: &Fleet, name: &str) -> Result<Self> {
-        Self::start_for(fleet, name, HOST)
+        Self::start_for(fleet, name, HOST, Vec::new())
     }
 
     /// The same for agents that run on this machine itself.
@@ -55,10 +57,27 @@ impl Site {
     /// # Errors
     /// If it doesn't start.
     pub fn local(fleet: &Fleet, name: &str) -> Result<Self> {
-        Self::start_for(fleet, name, "127.0.0.1")
+        Self::local_with(fleet, name, Vec::new())
     }
 
-    fn start_for(fleet: &Fleet, name: &str, host: &'static str) -> Result<Self> {
+    /// The same, with this in the server's environment.
+    ///
+    /// # Errors
+    /// If it doesn't start.
+    pub fn local_with(
+        fleet: &Fleet,
+        name: &str,
+        environment: Vec<(String, OsString)>,
+    ) -> Result<Self> {
+        Self::start_for(fleet, name, "127.0.0.1", environment)
+    }
+
+    fn start_for(
+        fleet: &Fleet,
+        name: &str,
+        host: &'static str,
+        environment: Vec<(String, OsString)>,
+    ) -> Result<Self> {
         let log = tools::cache_dir()?.join(format!("logs/site-{name}.log"));
         fs::create_dir_all(log.parent().context("a log without a folder")?)?;
         fs::write(&log, "")?;
@@ -70,6 +89,7 @@ impl Site {
             https: Gate::new(Protocol::Http)?,
             mqtt: Gate::new(Protocol::Mqtt)?,
             server: None,
+            environment,
             has_account: false,
         };
         site.serve()?;
@@ -339,7 +359,8 @@ impl Site {
             .args(["--name", self.host, "--public-url"])
             .arg(self.node_url())
             .arg("--public-mqtt")
-            .arg(format!("{}:{}", self.host, self.mqtt.port()));
+            .arg(format!("{}:{}", self.host, self.mqtt.port()))
+            .envs(self.environment.iter().cloned());
         Ok(command)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use cairn_workload::Allowed;
 use serde::Deserialize;
@@ -19,11 +20,14 @@ const CAPABILITIES: [&str; 7] = [
     "SETUID",
 ];
 
+/// How often is looked whether Docker is there, on a node that had none when the agent started.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// `[workloads]` as it is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Input {
-    /// Whether the node runs any; without it: if Docker's socket is there.
+    /// Whether the node runs any; without it: as soon as Docker's socket is there.
     pub enabled: Option<bool>,
     /// Docker's socket.
     pub socket: Option<PathBuf>,
@@ -44,7 +48,7 @@ pub struct Input {
 /// `[workloads]` as it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Whether the node runs any; none: if Docker's socket is there.
+    /// Whether the node runs any; none: as soon as Docker's socket is there.
     pub enabled: Option<bool>,
     /// Docker's socket.
     pub socket: PathBuf,
@@ -92,9 +96,21 @@ impl Settings {
         })
     }
 
-    /// Whether workloads are run.
+    /// Whether workloads are run now.
     pub fn is_enabled(&self) -> bool {
         self.enabled.unwrap_or_else(|| self.socket.exists())
+    }
+
+    /// Whether workloads are run once Docker is there, and it isn't yet: it may start after the agent.
+    pub fn awaits_docker(&self) -> bool {
+        self.enabled.is_none() && !self.socket.exists()
+    }
+
+    /// Comes back when Docker's socket is there.
+    pub async fn docker(&self) {
+        while !self.socket.exists() {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Where volumes lie.
@@ -122,6 +138,19 @@ mod tests {
 
     fn check(text: &str) -> Result<Settings, Invalid> {
         Settings::check(&toml::from_str(text).unwrap())
+    }
+
+    #[tokio::test]
+    async fn docker_is_awaited_unless_it_is_there_or_somebody_has_decided() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("docker.sock");
+        let said = |more: &str| check(&format!("socket = {socket:?}\n{more}")).unwrap();
+        assert!(said("").awaits_docker() && !said("").is_enabled());
+        assert!(!said("enabled = true").awaits_docker());
+        assert!(!said("enabled = false").awaits_docker());
+        std::fs::write(&socket, "").unwrap();
+        said("").docker().await;
+        assert!(!said("").awaits_docker() && said("").is_enabled());
     }
 
     #[test]

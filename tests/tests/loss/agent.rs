@@ -1,5 +1,6 @@
 //! The agent as a process of this machine.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -23,26 +24,29 @@ pub struct Agent {
     dir: TempDir,
     program: PathBuf,
     log: PathBuf,
+    environment: Vec<(String, OsString)>,
     child: Option<Child>,
     stream: Option<BufReader<UnixStream>>,
     killer: Option<JoinHandle<()>>,
 }
 
 impl Agent {
-    /// One that will enrol at the site, with this budget for its outbox.
-    pub fn new(site: &Site, budget: &str) -> Result<Self> {
+    /// One that will enrol at the site, with these settings beside its own. Its log bears this name.
+    pub fn new(site: &Site, name: &str, settings: &str) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("cairn-agent-").tempdir()?;
         let own = dir.path().join("data/agent");
         fs::create_dir_all(&own)?;
         fs::create_dir(dir.path().join("config"))?;
         fs::copy(site.enrol_file("loss")?, own.join("enrol.toml"))?;
-        let quick = format!(
-            "[link]\nreconnect-min = \"100ms\"\nreconnect-max = \"1s\"\n[telemetry]\ninterval = \"5s\"\n[outbox]\nbudget = \"{budget}\"\n"
-        );
-        fs::write(dir.path().join("config/50-test.toml"), quick)?;
+        let quick = "[link]\nreconnect-min = \"100ms\"\nreconnect-max = \"1s\"\n[telemetry]\ninterval = \"5s\"\n";
+        fs::write(dir.path().join("config/50-quick.toml"), quick)?;
+        fs::write(dir.path().join("config/60-test.toml"), settings)?;
+        let log = tools::cache_dir()?.join(format!("logs/agent-{name}.log"));
+        fs::write(&log, "")?;
         Ok(Self {
             program: site.fleet().programs.agent.clone(),
-            log: tools::cache_dir()?.join(format!("logs/agent-{budget}.log")),
+            log,
+            environment: Vec::new(),
             dir,
             child: None,
             stream: None,
@@ -50,13 +54,19 @@ impl Agent {
         })
     }
 
-    /// Starts it and waits until it answers.
+    /// The same, with this in its environment.
+    pub fn with(mut self, environment: Vec<(String, OsString)>) -> Self {
+        self.environment = environment;
+        self
+    }
+
+    /// Starts it and waits until it answers. It can't set this machine's clock, whatever it is told.
     pub fn start(&mut self) -> Result<()> {
         self.reap();
         let dir = self.dir.path().to_owned();
         let at = |name: &str| dir.join(name);
         let child = Command::new(tools::require("setpriv")?)
-            .args(["--pdeathsig", "KILL", "--"])
+            .args(["--pdeathsig", "KILL", "--bounding-set=-sys_time", "--"])
             .arg(&self.program)
             .arg("--data")
             .arg(at("data"))
@@ -65,6 +75,7 @@ impl Agent {
             .arg("--config-dir")
             .arg(at("config"))
             .arg("run")
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(
