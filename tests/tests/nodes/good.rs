@@ -67,7 +67,7 @@ fn order(bench: &Bench, key: &str) -> Result<String> {
 /// The node's own token, used once more by somebody else: an agent on the host.
 fn a_token_is_good_for_one_node(bench: &Bench) -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let token = bench.site.data().with_file_name("enrol-ota-good.toml");
+    let token = bench.site.data().with_file_name("enrol-node-good.toml");
     // The host reaches the same gate at its own address.
     let text = std::fs::read_to_string(token)?.replace(cairn_tests::site::HOST, "127.0.0.1");
     let file = dir.path().join("enrol.toml");

@@ -10,7 +10,7 @@ const CERTIFICATE: &str = "/agent/identity/certificate.pem";
 #[test]
 fn a_node_in_1970_enrols_and_one_whose_certificate_has_ended_recovers() -> Result<()> {
     let site = Site::start(&Fleet::ensure()?, "clock")?;
-    let mut node = Node::flash(&site, "ota-clock", &[FIRST])?;
+    let mut node = Node::flash(&site, "node-clock", &[FIRST])?;
     node.start_with(|machine| machine.clock("1970-01-01T00:00:00"))?;
     node.is_up(FIRST, "good")?;
     let device = site.online(&node)?;

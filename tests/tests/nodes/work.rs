@@ -1,19 +1,18 @@
-//! A node at work that nobody stands beside: a customer's workload and its disk come back by
+//! At work, where nobody stands beside: a customer's workload and its disk come back by
 //! themselves.
 
 use std::fs::File;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
 use cairn_tests::customer::{self, Client};
-use cairn_tests::fleet::DOCKER;
-use cairn_tests::node::{BOOT, SOON};
+use cairn_tests::node::BOOT;
 use cairn_tests::operator::items;
 use cairn_tests::registry::Registry;
 use cairn_tests::site::HOST;
 use cairn_tests::vm::VmBuilder;
-use cairn_tests::{Fleet, Node, Site};
 use serde_json::{Value, json};
+
+use super::*;
 
 /// The port of the node at which the customer's clients ask.
 const PORT: u16 = 8001;
@@ -104,7 +103,7 @@ fn workload(device: &str, image: &str) -> Value {
 }
 
 fn runs(site: &Site, device: &str) -> Result<()> {
-    site.eventually("the workload runs", SOON.max(BOOT), |site| {
+    site.eventually("the workload runs", BOOT, |site| {
         let list = site.ctl(&["workload", "list", "--device", device])?;
         ensure!(items(&list)[0]["state"] == "running", "{list}");
         Ok(Some(()))

@@ -1,4 +1,4 @@
-//! Updates of whole nodes: a real control plane on the host, real agents in QEMU.
+//! Whole nodes, updated and at work: a real control plane on the host, real agents in QEMU.
 //!
 //! A machine under emulation is slow, so a test takes its node through all that can be
 //! asked of one and the same node, in order.
@@ -9,6 +9,7 @@ mod clock;
 mod good;
 mod sick;
 mod space;
+mod work;
 
 use anyhow::{Context, Result, ensure};
 use cairn_tests::fleet::*;
@@ -32,7 +33,7 @@ impl Bench {
     /// As [`Bench::new`], with more than one release on the disk.
     fn with(name: &str, on_disk: &[&str], releases: &[&str]) -> Result<Self> {
         let site = Site::start(&Fleet::ensure()?, name)?;
-        let mut node = Node::flash(&site, &format!("ota-{name}"), on_disk)?;
+        let mut node = Node::flash(&site, &format!("node-{name}"), on_disk)?;
         node.start()?;
         // While the node boots.
         site.upload(releases)?;
