@@ -96,7 +96,7 @@ pub async fn run<E: Engine>(engine: E, deps: Deps, mut shutdown: Shutdown) {
             let pause = runner.round().await;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = heard.notified() => tokio::time::sleep(GATHER).await,
+                () = heard.notified() => runner.gather().await,
                 changed = declared.changed() => if changed.is_err() { return },
                 Ok(()) = missing.changed() => {}
                 Some(ended) = runner.work.join_next() => runner.ended(ended),
@@ -201,6 +201,14 @@ impl<E: Engine> Runner<E> {
             .wake_ms
             .map(|at| Duration::from_millis(at.saturating_sub(now_ms).max(1)));
         due.map_or(ROUND, |due| due.min(ROUND))
+    }
+
+    /// After a change: waits for those that follow. What was begun here and is done goes on at once: Docker tells of it before it answers.
+    async fn gather(&mut self) {
+        tokio::select! {
+            () = tokio::time::sleep(GATHER) => {}
+            Some(ended) = self.work.join_next() => self.ended(ended),
+        }
     }
 
     fn missing(&self) -> Missing {
@@ -336,5 +344,119 @@ fn word(action: &Action) -> &'static str {
         Action::SetAside { .. } => "set aside",
         Action::Restore { .. } => "restore",
         Action::Remove { .. } => "remove",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use cairn_workload::seen::{self, Run};
+    use serde_json::json;
+    use tokio::time::Instant;
+
+    use super::super::engine::View;
+    use super::*;
+    use crate::outbox;
+    use crate::shutdown;
+
+    /// Docker with one image. As the real one, it tells of a change before it answers who made it.
+    #[derive(Default)]
+    struct Fake {
+        containers: Mutex<Vec<Seen>>,
+        changed: Notify,
+        started: Arc<Notify>,
+    }
+
+    const IMAGE: &str = "r.example.org/a";
+
+    fn digest() -> String {
+        format!("sha256:{}", "ab".repeat(32))
+    }
+
+    impl Engine for Fake {
+        async fn look(&self, _: &str) -> Result<View, Trouble> {
+            Ok(View {
+                seen: self.containers.lock().unwrap().clone(),
+                images: vec![Present {
+                    id: digest(),
+                    names: vec![format!("{IMAGE}@{}", digest())],
+                    size: 1,
+                }],
+                running: Vec::new(),
+            })
+        }
+
+        async fn perform(&self, action: &Action) -> Result<(), Trouble> {
+            match action {
+                Action::Create(workload) => self.containers.lock().unwrap().push(Seen {
+                    id: "1".into(),
+                    name: current_name(&workload.name),
+                    labels: seen::labels("n", workload),
+                    image_id: digest(),
+                    image: workload.image.local(),
+                    run: Run::Created,
+                    restarts: 0,
+                }),
+                Action::Start { .. } => self.started.notify_one(),
+                other => panic!("{other:?}"),
+            }
+            self.changed.notify_one();
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            Ok(())
+        }
+
+        async fn remove_image(&self, name: &str) -> Result<(), Trouble> {
+            panic!("{name}")
+        }
+
+        async fn logs(&self, _: &str, _: u32) -> Result<Vec<String>, Trouble> {
+            Ok(Vec::new())
+        }
+
+        async fn listen(&self, heard: &Notify) {
+            loop {
+                self.changed.notified().await;
+                heard.notify_one();
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_step_follows_the_other_without_a_pause() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::manual("b", 1_800_000_000, 0);
+        let settings = outbox::Settings::default();
+        let outbox = Outbox::open(&folder.path().join("outbox"), &settings, clock.clone()).unwrap();
+        let (declared, receiver) = watch::channel(None);
+        let (_missing, missing) = watch::channel(None);
+        let (_handle, asked) = super::super::steer::pair();
+        let deps = Deps {
+            settings: Settings::check(&super::super::Input::default()).unwrap(),
+            memory: folder.path().join("memory.json"),
+            node: "n".into(),
+            declared: receiver,
+            missing,
+            volumes: folder.path().join("volumes"),
+            running: watch::channel(Arc::default()).0,
+            status: watch::channel(Arc::default()).0,
+            asked,
+            outbox,
+            clock,
+        };
+        let engine = Fake::default();
+        let started = engine.started.clone();
+        let (_trigger, shutdown) = shutdown::pair();
+        tokio::spawn(run(engine, deps, shutdown));
+        let workload = json!({
+            "name": "web", "owner": { "customer": "acme", "business": "vod" }, "image": format!("{IMAGE}@{}", digest()),
+        });
+        let begun = Instant::now();
+        let workloads: Workloads = serde_json::from_value(json!([workload])).unwrap();
+        declared.send_replace(Some(Arc::new(workloads)));
+        started.notified().await;
+        assert!(begun.elapsed() < GATHER, "{:?}", begun.elapsed());
     }
 }

@@ -7,7 +7,7 @@ mod ledger;
 mod records;
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -35,7 +35,7 @@ const FLEETS: [(usize, What); 3] = [
 const SUPPLIERS: usize = 10;
 const WARM: usize = 20;
 const COLD: usize = 3;
-/// Requests that have no acknowledgement yet.
+/// Messages that have no acknowledgement yet.
 const WINDOW: usize = 50;
 
 /// Whose device the `n`th is.
@@ -334,7 +334,7 @@ async fn views(server: &mut Server, file: &Path, month: &Month) -> Result<()> {
             warm.push(time(&rest, view).await?);
         }
         println!(
-            "  {:<46}{:9.1} ms{:9.1} ms",
+            "  {:<46}{:9.2} ms{:9.2} ms",
             view.what,
             1000.0 * super::median(&mut cold),
             1000.0 * super::median(&mut warm)
@@ -350,7 +350,7 @@ async fn views(server: &mut Server, file: &Path, month: &Month) -> Result<()> {
         alone.push(began.elapsed().as_secs_f64());
     }
     println!(
-        "  {:<46}{:>12}{:9.1} ms   {size} bytes",
+        "  {:<46}{:>12}{:9.2} ms   {size} bytes",
         "the fleet's packed days, read by SQLite alone",
         "",
         1000.0 * super::median(&mut alone)
@@ -359,7 +359,7 @@ async fn views(server: &mut Server, file: &Path, month: &Month) -> Result<()> {
 }
 
 /// The fleet's figure from a row for each device and slot.
-fn by_rows(plain: &Connection, month: &Month, devices: usize, file: &PathBuf) -> Result<()> {
+fn by_rows(plain: &Connection, month: &Month, devices: usize, file: &Path) -> Result<()> {
     let mut took = Vec::new();
     for _ in 0..COLD {
         let began = Instant::now();

@@ -24,6 +24,15 @@ pub const INSIDE: &str = "workloads-inside";
 
 /// Rounds with the image there, and with one that has to be fetched.
 const ROUNDS: [usize; 2] = [25, 11];
+/// What a container does.
+const SLEEP: [&str; 3] = ["/bin/busybox", "sleep", "100000"];
+/// What it does so that there is something to meter: nobody listens, and each answer is a refusal.
+const TALK: [&str; 4] = [
+    "/bin/busybox",
+    "sh",
+    "-c",
+    "while :; do /bin/busybox nc -w 1 10.99.0.1 9; /bin/busybox sleep 10; done",
+];
 /// What the image has beside busybox.
 const NOISE: usize = 16 << 20;
 /// Containers beside which the agent is watched.
@@ -122,7 +131,7 @@ impl Site {
                 self.docker.run(&["rmi", "--force", &self.image])?;
             }
             let began = now();
-            self.declare(&name).await?;
+            self.declare(&name, &SLEEP).await?;
             ours.push(self.docker.until("start", &format!("cairn-{name}"))? - began);
             self.rest.delete(&format!("/v1/workloads/{name}")).await?;
             self.docker.until("destroy", &format!("cairn-{name}"))?;
@@ -149,12 +158,12 @@ impl Site {
         Ok(())
     }
 
-    async fn declare(&self, name: &str) -> Result<()> {
+    async fn declare(&self, name: &str, command: &[&str]) -> Result<()> {
         let workload = json!({
             "place": { "on": { "devices": [self.device] } },
             "owner": { "customer": "acme", "business": "vod" },
             "image": self.image,
-            "command": ["/bin/busybox", "sleep", "100000"],
+            "command": command,
             "network": { "named": "edge" },
             "stop": { "grace_seconds": 0 },
         });
@@ -179,7 +188,8 @@ impl Site {
         ];
         let mut arguments = options.to_vec();
         let name = format!("--name={name}");
-        arguments.extend([&name, &*self.image, "/bin/busybox", "sleep", "100000"]);
+        arguments.extend([&name, &*self.image]);
+        arguments.extend(SLEEP);
         self.docker.run(&arguments).map(drop)
     }
 
@@ -190,7 +200,7 @@ impl Site {
         let names: Vec<String> = (0..CONTAINERS).map(|n| format!("idle-{n}")).collect();
         let began = now();
         for name in &names {
-            self.declare(name).await?;
+            self.declare(name, &TALK).await?;
         }
         let mut last = began;
         let mut waited: std::collections::BTreeSet<String> =
@@ -212,8 +222,7 @@ impl Site {
             most_proportional = most_proportional.max(proportional(&process)?);
         }
         let used = processor_time(agent.id())? - used;
-        let metered = self.metered().await?;
-        ensure!(metered >= CONTAINERS, "{metered} containers are metered");
+        let seconds = watched.elapsed().as_secs_f64();
         println!(
             "beside {CONTAINERS} running containers, each metered, for {} s",
             WATCHED.as_secs()
@@ -230,12 +239,14 @@ impl Site {
         );
         println!(
             "  the agent's processor time                {:7.3} % of one",
-            100.0 * used / watched.elapsed().as_secs_f64()
+            100.0 * used / seconds
         );
         println!(
             "  Docker's own proportional memory          {:7.1} MiB",
             self.docker.memory()? as f64 / MIB
         );
+        let metered = self.metered().await?;
+        ensure!(metered >= CONTAINERS, "{metered} containers are metered");
         Ok(())
     }
 

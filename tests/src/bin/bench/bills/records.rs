@@ -59,7 +59,7 @@ pub fn bytes(device: usize, which: u64, slot: i64) -> Option<(u64, u64)> {
     };
     // About one hour in three hundred.
     let hour = slot.div_euclid(12).unsigned_abs();
-    if (hour * 31 + device as u64 * 17) % 307 == 0 {
+    if (hour * 31 + device as u64 * 17).is_multiple_of(307) {
         return None;
     }
     let place = slot.rem_euclid(DAY) as f64 / DAY as f64;
