@@ -86,6 +86,19 @@ pub struct Store {
     readers: Arc<Readers>,
 }
 
+/// A change that is in the queue.
+pub struct Pending<T, E>(oneshot::Receiver<Result<T, E>>);
+
+impl<T, E: From<StoreError>> Pending<T, E> {
+    /// Returns once the change is on the disk.
+    ///
+    /// # Errors
+    /// The closure's own, or the database's.
+    pub async fn done(self) -> Result<T, E> {
+        self.0.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
 struct Readers {
     path: std::path::PathBuf,
     turns: Semaphore,
@@ -144,6 +157,17 @@ impl Store {
         E: From<StoreError> + Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
     {
+        self.submit(change).await.done().await
+    }
+
+    /// Puts a change into the queue: what is put there later happens later. [`Pending::done`] says when it is on the disk; it happens
+    /// also if nobody waits for that.
+    pub async fn submit<T, E, F>(&self, change: F) -> Pending<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+    {
         let (sender, receiver) = oneshot::channel();
         let job: Job = Box::new(move |transaction| {
             let result = savepoint(transaction, change);
@@ -157,13 +181,16 @@ impl Store {
                 });
             })
         });
-        self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
-        receiver.await.map_err(|_| StoreError::Closed)?
+        // A job that isn't taken takes its sender with it, which the receiver is told.
+        let _ = self.jobs.send(job).await;
+        Pending(receiver)
     }
 
-    /// Tells of every change, once it is on the disk.
+    /// Tells of every change from now on, once it is on the disk.
     pub fn changes(&self) -> watch::Receiver<()> {
-        self.changes.clone()
+        let mut changes = self.changes.clone();
+        changes.mark_unchanged();
+        changes
     }
 
     /// Reads something, on a thread that may block.

@@ -419,8 +419,8 @@ impl Connection<'_> {
             self.seen = Instant::now();
         }
         let batch = std::mem::take(&mut self.batch);
-        self.jobs
-            .push_back(ingest::store(self.app, &self.device, batch, seen, permit));
+        let job = ingest::store(self.app, &self.device, batch, seen, permit).await;
+        self.jobs.push_back(job);
     }
 }
 

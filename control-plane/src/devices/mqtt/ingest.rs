@@ -60,22 +60,20 @@ pub(super) struct Outcome {
 /// Something under way; it goes on if the connection ends.
 pub(super) type Job = JoinHandle<Outcome>;
 
-/// Starts to store messages.
-pub(super) fn store(
+/// Starts to store messages, behind those that were started before.
+pub(super) async fn store(
     app: &App,
     device: &DeviceId,
     messages: Vec<Message>,
     seen: bool,
     permit: OwnedSemaphorePermit,
 ) -> Job {
-    let (app, device) = (app.clone(), device.clone());
+    let (app, device, id) = (app.clone(), device.clone(), device.clone());
+    let received = now_ms();
+    let change = move |tx: &Transaction<'_>| write(tx, &id, messages, received, seen);
+    let pending = app.store.submit(change).await;
     tokio::spawn(async move {
-        let id = device.clone();
-        let received = now_ms();
-        let stored = app
-            .store
-            .write(move |tx| write(tx, &id, messages, received, seen))
-            .await;
+        let stored = pending.done().await;
         drop(permit);
         match stored {
             Ok((outcome, counts)) => {
