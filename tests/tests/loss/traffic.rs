@@ -152,8 +152,12 @@ fn an_hour(fleet: &Fleet, away: &Space, mut random: StdRng) -> Result<()> {
             "no traffic"
         );
         let own = (counted.sent.bytes, counted.received.bytes);
+        let all = billed(&["device", &device, "--kind", "container"])?;
         let billed = billed(&["customer", customer])?;
-        ensure!(billed == own, "{customer}: {billed:?}, not {own:?}");
+        ensure!(
+            billed == own,
+            "{customer}: {billed:?}, not {own:?}; the node has {all:?}"
+        );
         both.sent.add(&counted.sent);
         both.received.add(&counted.received);
     }
@@ -192,8 +196,9 @@ fn kill_at_random(
         killed: u32,
         away: bool,
     }
+    // First the agent sees whose the containers are; what is nobody's for six readings is billed to nobody.
     let mut turns = [Turn {
-        ends: Instant::now(),
+        ends: Instant::now() + 2 * TURN,
         killed: 0,
         away: false,
     }; 2];
