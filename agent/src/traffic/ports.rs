@@ -85,9 +85,18 @@ pub fn count() -> io::Result<()> {
     if counted().is_ok() {
         return Ok(());
     }
-    let nft = Command::new("nft").args(["-f", "-"]).stdin(TABLE);
-    let ran = nft.timeout(PATIENCE).run();
-    ran.map(drop).map_err(io::Error::other)
+    make()
+}
+
+/// Makes the table, unless it is there: rules that are there twice would count each byte twice. It may be there although
+/// it couldn't be read, or by the `nft` of an agent that was killed.
+pub(super) fn make() -> io::Result<()> {
+    let script = format!("create table bridge cairn\n{TABLE}");
+    let nft = Command::new("nft").args(["-f", "-"]).stdin(script);
+    match nft.timeout(PATIENCE).run() {
+        Ok(_) => Ok(()),
+        Err(error) => counted().map(drop).map_err(|_| io::Error::other(error)),
+    }
 }
 
 /// What each port has counted, by its interface's number; ports that are gone, too.

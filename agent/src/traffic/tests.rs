@@ -181,3 +181,15 @@ async fn every_byte_of_a_workload_is_booked_though_it_ends_and_the_agent_is_kill
     assert_eq!(node.records("c2"), (sent, back + again));
     assert_eq!(node.records("c1"), (back + again, sent));
 }
+
+#[test]
+fn bytes_are_counted_once_whoever_else_made_the_table() {
+    let world = World::new("twice");
+    for _ in 0..2 {
+        within(&world.node.0, ports::make).unwrap();
+    }
+    let sent = world.send(1, 10, 500);
+    let counted = within(&world.node.0, ports::counted).unwrap();
+    assert_eq!(counted.values().map(|port| port.from).sum::<u64>(), sent);
+    assert_eq!(counted.values().map(|port| port.to).sum::<u64>(), sent);
+}
