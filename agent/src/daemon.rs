@@ -143,7 +143,7 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
         sources: Sources::system(&paths.data),
         started: clock.now().wall_ms.map(|ms| ms / 1000),
         updater: watch::channel(None).0,
-        running: watch::channel(Arc::default()).0,
+        running: watch::channel(None).0,
         workloads: watch::channel(Arc::default()).0,
         steering: watch::channel(None).0,
         missing: watch::channel(None).0,

@@ -49,7 +49,7 @@ pub(super) struct Agent {
     /// The updater at work.
     pub(super) updater: watch::Sender<Option<update::Handle>>,
     /// The workloads that run.
-    pub(super) running: watch::Sender<Arc<Vec<workloads::Running>>>,
+    pub(super) running: watch::Sender<workloads::Runs>,
     /// How each workload is.
     pub(super) workloads: watch::Sender<Arc<BTreeMap<Name, workload::Status>>>,
     /// Where they are asked.

@@ -43,7 +43,7 @@ use crate::clock::{Clock, Raw};
 use crate::outbox::{Outbox, Priority};
 use crate::shutdown::Shutdown;
 use crate::telemetry::{Sources, disks};
-use crate::workloads::Running;
+use crate::workloads::Runs;
 use image::{Digests, Image};
 use kmsg::Kmsg;
 use memory::{Errors, Memory, Shelf};
@@ -75,7 +75,7 @@ pub struct Deps {
     /// The workloads that are declared; their ports are expected.
     pub declared: watch::Receiver<Option<Arc<Workloads>>>,
     /// Those that run.
-    pub running: watch::Receiver<Arc<Vec<Running>>>,
+    pub running: watch::Receiver<Runs>,
     /// What others show.
     pub shown: watch::Sender<Shown>,
 }
@@ -150,7 +150,7 @@ impl Deps {
             Err(reason) => Err(reason),
         };
         let declared = self.declared.borrow().clone();
-        let running = self.running.borrow().clone();
+        let running = self.running.borrow().clone().unwrap_or_default();
         At {
             raw: self.clock.raw(),
             synchronised: Clock::synchronised(),

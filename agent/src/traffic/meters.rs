@@ -22,6 +22,9 @@ pub struct Owners {
     known: BTreeMap<u32, Owner>,
     /// For how many readings a port has been nobody's.
     strange: BTreeMap<u32, u32>,
+    /// Whether it was looked which workloads run, since the agent's start: before that, nobody's may be anybody's.
+    #[serde(skip)]
+    looked: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,8 +36,10 @@ struct Owner {
 }
 
 impl Owners {
-    /// Learns which ports lead to which workloads, whose network namespaces have these numbers.
-    pub fn learn(&mut self, links: &[Link], namespaces: &[(i32, Running)]) {
+    /// Learns which ports lead to which workloads, whose network namespaces have these numbers; if anybody has looked.
+    pub fn learn(&mut self, links: &[Link], namespaces: Option<&[(i32, Running)]>) {
+        let Some(namespaces) = namespaces else { return };
+        self.looked = true;
         for (namespace, running) in namespaces {
             for link in links.iter().filter(|link| link.peer == Some(*namespace)) {
                 self.strange.remove(&link.index);
@@ -59,6 +64,9 @@ impl Owners {
             }
             let owner = self.known.get(port);
             if owner.is_none() && link.is_some() {
+                if !self.looked {
+                    continue;
+                }
                 let seen = self.strange.entry(*port).or_default();
                 *seen = seen.saturating_add(1);
                 if *seen <= GRACE {
@@ -189,7 +197,12 @@ mod tests {
         let foreign = link(8, "veth2", Some("veth"), Some(9));
         let links = [eth, mine, foreign];
         let mut owners = Owners::default();
-        owners.learn(&links, &[(4, running)]);
+        // Before it is known what runs, a port of somebody's isn't the others', however often it is read.
+        for _ in 0..=GRACE {
+            owners.learn(&links, None);
+            assert_eq!(owners.readings(&links, &ports).len(), 0);
+        }
+        owners.learn(&links, Some(&[(4, running)]));
         // The node's own interface isn't a workload's, and a stranger may still become somebody's.
         let readings = owners.readings(&links, &ports);
         assert_eq!(names(&readings), ["cache"]);

@@ -25,7 +25,6 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_traffic::{Moment, Signed, chain};
@@ -38,7 +37,7 @@ use crate::identity::Identity;
 use crate::identity::keeper::Standing;
 use crate::outbox::{Outbox, OutboxError, Priority};
 use crate::shutdown::Shutdown;
-use crate::workloads::Running;
+use crate::workloads::{Running, Runs};
 use book::{Book, Shelf};
 use links::Link;
 use ports::Bytes;
@@ -61,7 +60,7 @@ pub struct Deps {
     /// Whose key signs.
     pub standing: watch::Receiver<Standing>,
     /// The workloads that run; none if there is no Docker.
-    pub workloads: Option<watch::Receiver<Arc<Vec<Running>>>>,
+    pub workloads: Option<watch::Receiver<Runs>>,
 }
 
 /// Meters until `shutdown`.
@@ -144,7 +143,7 @@ impl Metering {
     }
 
     /// The workloads that run; none if they can't be metered.
-    fn workloads(&self) -> Option<Arc<Vec<Running>>> {
+    fn workloads(&self) -> Option<Runs> {
         if self.ports_again.is_some_and(|again| Instant::now() < again) {
             return None;
         }
@@ -161,7 +160,7 @@ impl Metering {
             None => self.ports_again,
             Some(Ok(ports)) => {
                 let owners = &mut self.book.owners;
-                owners.learn(&links, &ports.namespaces);
+                owners.learn(&links, ports.namespaces.as_deref());
                 readings.extend(owners.readings(&links, &ports.counted));
                 gone = meters::gone(&links, &ports.counted);
                 None
@@ -240,13 +239,13 @@ struct Counters {
 struct Ports {
     /// What bridges' ports have counted.
     counted: BTreeMap<u32, Bytes>,
-    /// The workloads that run, with the numbers of their network namespaces.
-    namespaces: Vec<(i32, Running)>,
+    /// The workloads that run, with the numbers of their network namespaces; none before anybody has looked.
+    namespaces: Option<Vec<(i32, Running)>>,
 }
 
 impl Counters {
     /// Links come first: a port without one then has counted all it ever will.
-    fn read(workloads: Option<Arc<Vec<Running>>>) -> io::Result<Self> {
+    fn read(workloads: Option<Runs>) -> io::Result<Self> {
         let links = links::links()?;
         let ports = workloads.map(|workloads| {
             ports::count()?;
@@ -256,7 +255,8 @@ impl Counters {
                 Some((number, running.clone()))
             };
             Ok(Ports {
-                namespaces: workloads.iter().filter_map(namespace).collect(),
+                namespaces: workloads
+                    .map(|workloads| workloads.iter().filter_map(namespace).collect()),
                 counted: ports::counted()?,
             })
         });

@@ -23,12 +23,16 @@ mod tests;
 mod transport;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use cairn_wire::workload::Name;
 
 pub use runner::{Deps, run};
 pub use settings::{Input, Settings};
 pub use steer::Handle;
+
+/// The workloads that run, as Docker showed them last; none before it was asked for the first time since the agent's start.
+pub type Runs = Option<Arc<Vec<Running>>>;
 
 /// A Docker container of ours that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::engine::Engine;
 use super::steer::{Ask, Waiting};
-use super::{Running, Settings};
+use super::{Runs, Settings};
 use crate::clock::Clock;
 use crate::disks;
 use crate::files;
@@ -46,7 +46,7 @@ pub struct Deps {
     /// Where volumes lie that have a name only.
     pub volumes: PathBuf,
     /// What of it runs.
-    pub running: watch::Sender<Arc<Vec<Running>>>,
+    pub running: watch::Sender<Runs>,
     /// How each workload is.
     pub status: watch::Sender<Arc<BTreeMap<Name, Status>>>,
     /// What operators ask.
@@ -150,9 +150,9 @@ impl<E: Engine> Runner<E> {
         });
         self.current = ours.collect();
         self.deps.running.send_if_modified(|running| {
-            let changed = **running != view.running;
+            let changed = running.as_deref() != Some(&view.running);
             if changed {
-                *running = Arc::new(view.running.clone());
+                *running = Some(Arc::new(view.running.clone()));
             }
             changed
         });
@@ -440,7 +440,7 @@ mod tests {
             declared: receiver,
             missing,
             volumes: folder.path().join("volumes"),
-            running: watch::channel(Arc::default()).0,
+            running: watch::channel(None).0,
             status: watch::channel(Arc::default()).0,
             asked,
             outbox,

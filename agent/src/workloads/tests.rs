@@ -52,12 +52,14 @@ async fn it_runs_within_its_limits_and_out_of_memory_is_told() {
         running
             .borrow()
             .iter()
+            .flat_map(|running| running.iter())
             .map(|one| one.workload.as_str())
             .eq(["web"])
     })
     .await;
     let namespace = site.inspect("cairn-web", "{{.NetworkSettings.SandboxKey}}");
-    assert_eq!(running.borrow()[0].namespace.to_str(), namespace.as_deref());
+    let known = running.borrow().clone().unwrap();
+    assert_eq!(known[0].namespace.to_str(), namespace.as_deref());
     site.until_told("workload.greedy.reason", |reason| {
         reason.contains("out of memory")
     })

@@ -167,9 +167,17 @@ impl Site {
 
     /// A device, and a client that shows its certificate.
     pub async fn enrol(&self, session: &str, name: &str) -> (String, reqwest::Client) {
-        let made = self
-            .post("/v1/enrolment-tokens", session, json!({ "tags": ["t"] }))
-            .await;
+        self.enrol_by(session, json!({ "tags": ["t"] }), name).await
+    }
+
+    /// The same by a token of the caller's wishes.
+    pub async fn enrol_by(
+        &self,
+        session: &str,
+        token: Value,
+        name: &str,
+    ) -> (String, reqwest::Client) {
+        let made = self.post("/v1/enrolment-tokens", session, token).await;
         let token = made.body["token"].as_str().unwrap();
         let node = self.server.enrol(token, name).await;
         let http = self.server.http(Some(&node));

@@ -474,10 +474,8 @@ async fn a_tokens_devices_are_its_suppliers() {
     let root = site.login("root").await;
     for (supplier, expected) in [(json!("acme"), json!("acme")), (json!(null), json!(null))] {
         let wanted = json!({ "supplier": supplier });
-        let made = site.post("/v1/enrolment-tokens", &root, wanted).await;
-        let token = made.body["token"].as_str().unwrap();
-        let node = site.server.enrol(token, "edge").await;
-        let shown = site.get(&format!("/v1/devices/{}", node.id), &root).await;
+        let (device, _) = site.enrol_by(&root, wanted, "edge").await;
+        let shown = site.get(&format!("/v1/devices/{device}"), &root).await;
         assert_eq!(shown.body["supplier"], expected);
     }
     let wrong = json!({ "supplier": "a b" });

@@ -191,7 +191,7 @@ impl Node {
             clock: clock.clone(),
             outbox,
             declared: watch::channel(None).1,
-            running: watch::channel(Arc::default()).1,
+            running: watch::channel(None).1,
             shown: watch::channel(Shown::default()).0,
         }
     }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::super::docker::Socket;
-use super::super::{Deps, Input, Running, Settings, run, steer};
+use super::super::{Deps, Input, Runs, Settings, run, steer};
 use crate::clock::Clock;
 use crate::outbox::{self, Outbox};
 use crate::shutdown::{self, Trigger};
@@ -74,7 +74,7 @@ pub(super) struct Site {
     agent: Option<(Trigger, tokio::task::JoinHandle<()>)>,
     declared: watch::Sender<Option<Arc<Workloads>>>,
     pub(super) missing: watch::Sender<crate::disks::Missing>,
-    pub(super) running: watch::Sender<Arc<Vec<Running>>>,
+    pub(super) running: watch::Sender<Runs>,
     outbox: Outbox,
     settings: Settings,
     pub(super) handle: Option<steer::Handle>,
@@ -120,7 +120,7 @@ impl Site {
             agent: None,
             declared: watch::channel(None).0,
             missing: watch::channel(None).0,
-            running: watch::channel(Arc::default()).0,
+            running: watch::channel(None).0,
             outbox: Outbox::open(&path("outbox"), &outbox, clock).unwrap(),
             settings,
             handle: None,
