@@ -1,13 +1,15 @@
 //! A day of one key's samples as bytes, and back.
 //!
-//!     1 byte    1, the format
-//!     4 bytes   how many samples, little-endian
-//!     column    their times in milliseconds since 1970
-//!     1 byte    what the values are
-//!     0: column of integers
-//!     1: column of floating-point numbers
-//!     2: a column that says which are integers, and all as floating-point numbers
-//!     3: an array of JSON, by zstd behind its length without it (4 bytes)
+//! ```text
+//! 1 byte    1, the format
+//! 4 bytes   how many samples, little-endian
+//! column    their times in milliseconds since 1970
+//! 1 byte    what the values are
+//! 0: column of integers
+//! 1: column of floating-point numbers
+//! 2: a column that says which are integers, and all as floating-point numbers
+//! 3: an array of JSON, by zstd behind its length without it (4 bytes)
+//! ```
 //!
 //! What comes back is what was packed, to the last bit: 1 stays another value than 1.0.
 
