@@ -121,6 +121,12 @@ const RELEASES: [Release; 8] = [
 "#,
             ),
             (
+                "/usr/lib/cairn/agent.d/60-docker.toml",
+                "0644",
+                // Debian's Docker still makes itself a key there.
+                "[tamper]\nfiles = [\"docker/key.json\"]\n",
+            ),
+            (
                 "/etc/systemd/system/multi-user.target.d/docker.conf",
                 "0644",
                 "[Unit]\nWants=docker.service\n",
