@@ -14,12 +14,10 @@ use rustix::mount::MountFlags;
 
 use super::mountinfo;
 use super::tools;
-use super::units::{self, Unit};
+use super::units::{self, ALWAYS, Unit};
 
 /// How long systemd may take: a file system may have a log to replay.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// What every mount has.
-const ALWAYS: &str = "nosuid,nodev";
 
 /// Who mounts.
 #[derive(Debug, Clone)]

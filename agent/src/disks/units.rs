@@ -13,10 +13,12 @@ use crate::files;
 
 /// What a unit of ours begins with; the declared disk's name follows.
 const OURS: &str = "# Made by cairn-agent for the disk ";
+/// What every mount has.
+pub const ALWAYS: &str = "nosuid,nodev";
 /// The target that wants them.
-const WANTS: &str = "multi-user.target.wants";
+pub const WANTS: &str = "multi-user.target.wants";
 /// No unit of ours is longer, in bytes.
-const LIMIT: u64 = 64 * 1024;
+pub const LIMIT: u64 = 64 * 1024;
 
 /// A mount that shall be there at each boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +69,33 @@ impl Unit {
     }
 }
 
+/// Whether a file of this name and text is a unit of ours: it mounts a partition without set-user-id and devices, and does nothing else.
+pub fn is_ours(name: &str, text: &str) -> bool {
+    read(text).is_some_and(|unit| {
+        unit.name() == name && unit.text() == text && unit.options.starts_with(ALWAYS)
+    })
+}
+
+/// What a text says that [`Unit::text`] may have made.
+fn read(text: &str) -> Option<Unit> {
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
+    let file_system = value("Type=")?;
+    Some(Unit {
+        disk: disk(text)?.parse().ok()?,
+        partition: value("What=/dev/disk/by-partuuid/")?.parse().ok()?,
+        at: value("Where=")?.parse().ok()?,
+        file_system: FileSystem::ALL
+            .into_iter()
+            .find(|one| one.as_str() == file_system)?,
+        options: value("Options=")?.to_owned(),
+    })
+}
+
+/// The disk that a unit of ours is of.
+fn disk(text: &str) -> Option<&str> {
+    text.strip_prefix(OURS)?.split(';').next()
+}
+
 /// `/srv/a-b` is mounted by `srv-a\x2db.mount` (systemd.unit(5), systemd-escape(1)).
 pub fn unit_name(at: &MountPoint) -> String {
     let path = at.as_str().trim_start_matches('/');
@@ -108,10 +137,7 @@ pub fn sync(folder: &Path, wanted: &[Unit], keep: &dyn Fn(&str) -> bool) -> io::
         }
         let text = files::read(&path, LIMIT).ok().flatten().unwrap_or_default();
         let text = String::from_utf8_lossy(&text).into_owned();
-        let disk = text
-            .strip_prefix(OURS)
-            .and_then(|rest| rest.split(';').next());
-        if disk.is_some_and(|disk| !keep(disk)) {
+        if disk(&text).is_some_and(|disk| !keep(disk)) {
             files::remove(&link(folder, &name))?;
             files::remove(&path)?;
             changed = true;
@@ -181,5 +207,26 @@ mod tests {
         assert!(left.is_empty() && other.exists());
         // A folder that isn't there holds none.
         assert!(!sync(&folder.path().join("none"), &[], &none).unwrap());
+    }
+    #[test]
+    fn a_unit_of_ours_is_known_and_one_that_does_more_is_not() {
+        let unit = unit("/srv/a-b");
+        let (name, text) = (unit.name(), unit.text());
+        assert!(is_ours(&name, &text));
+        assert!(!is_ours("srv-other.mount", &text));
+        for (from, to) in [
+            ("[Install]", "ExecStart=/bin/sh\n[Install]"),
+            ("Options=nosuid,nodev,", "Options="),
+            ("by-partuuid/", "by-label/"),
+            ("Type=xfs", "Type=overlay"),
+            (
+                "WantedBy=multi-user.target\n",
+                "WantedBy=multi-user.target\n\n",
+            ),
+        ] {
+            let other = text.replace(from, to);
+            assert!(other != text && !is_ours(&name, &other), "{other}");
+        }
+        assert!(!is_ours("", "") && !is_ours(&name, OURS));
     }
 }

@@ -10,6 +10,8 @@ use cairn_tamper::{Finding, Kind};
 use rustix::fs::lgetxattr;
 
 use super::image::{Digests, Image};
+use crate::disks::units;
+use crate::files;
 
 /// So many entries are looked at.
 const ENTRIES: usize = 20_000;
@@ -133,11 +135,36 @@ impl Walk<'_> {
         {
             return Ok(());
         }
+        if self.mounts_a_declared_disk(path, seen) {
+            return Ok(());
+        }
         let baked = self.image.path(&format!("etc/{path}"));
         let baked = self.digests.entry(&baked)?;
         self.findings
             .extend(etc::compare(path, seen, baked.as_ref()));
         Ok(())
+    }
+}
+
+/// Where units lie, below /etc.
+const OWN_UNITS: &str = "systemd/system";
+
+impl Walk<'_> {
+    /// Whether this is a mount unit of the agent's own, or the link by which it is wanted.
+    fn mounts_a_declared_disk(&self, path: &str, seen: &Entry) -> bool {
+        let Some((folder, name)) = path.rsplit_once('/') else {
+            return false;
+        };
+        let is_there = match &seen.thing {
+            Thing::File { .. } => folder == OWN_UNITS && seen.owner == (0, 0),
+            Thing::Link { to } => {
+                folder == join(OWN_UNITS, units::WANTS) && *to == format!("../{name}")
+            }
+            _ => false,
+        };
+        let unit = self.upper.join(OWN_UNITS).join(name);
+        let text = || files::read(&unit, units::LIMIT).ok().flatten();
+        is_there && text().is_some_and(|text| units::is_ours(name, &String::from_utf8_lossy(&text)))
     }
 }
 

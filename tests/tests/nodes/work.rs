@@ -65,6 +65,12 @@ fn after_a_power_cut_a_node_is_at_work_again_without_a_control_plane() -> Result
         unit.contains("ActiveState=active") && unit.contains("/etc/systemd/system/"),
         "{unit}"
     );
+    // What the agent itself has put into /etc is no sign of tampering.
+    let status = node.asks("cairn-agent status")?;
+    ensure!(
+        node.does(r#"cairn-agent status --json | grep -Eq '"tamper.etc": 0,?$'"#)?,
+        "{status}"
+    );
     // It is the same Docker container, not one made anew: nobody could have pulled its image.
     let second = node.asks("docker ps --no-trunc --format '{{.ID}} {{.Names}}'")?;
     ensure!(second.contains(id(&first)?), "{first} became {second}");

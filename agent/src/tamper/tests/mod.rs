@@ -286,6 +286,34 @@ async fn what_somebody_does_in_etc_is_found_and_over_when_it_is_undone() {
 }
 
 #[tokio::test]
+async fn the_mount_of_a_declared_disk_is_no_sign_and_one_that_does_more_is() {
+    let (node, clock) = (Node::new(), clock());
+    let mut guard = Guard::new(&node.deps("", &clock));
+    let units = node.path("etc/systemd/system");
+    let unit = crate::disks::units::Unit {
+        disk: "cache".parse().unwrap(),
+        partition: cairn_topology::Guid::derive(&["p"]),
+        at: "/srv/cache".parse().unwrap(),
+        file_system: cairn_wire::disk::FileSystem::Ext4,
+        options: "nosuid,nodev,noatime".into(),
+    };
+    assert!(crate::disks::units::sync(&units, &[unit], &|_| false).unwrap());
+    assert_eq!(guard.look(at(&clock, SHOWN)), Change::default());
+    node.append("etc/systemd/system/srv-cache.mount", "# and more\n");
+    let change = guard.look(at(&clock, SHOWN));
+    assert_eq!(
+        subjects(&change.appeared),
+        [
+            (
+                "etc",
+                "/etc/systemd/system/multi-user.target.wants/srv-cache.mount"
+            ),
+            ("etc", "/etc/systemd/system/srv-cache.mount"),
+        ]
+    );
+}
+
+#[tokio::test]
 async fn a_folder_made_anew_hides_the_images() {
     let (node, clock) = (Node::new(), clock());
     let mut guard = Guard::new(&node.deps("", &clock));
