@@ -79,19 +79,12 @@ impl Work {
         report.step("their clients send and count once more", || {
             self.exchange([100, 250])
         })?;
-        report.step("the last slot ends, and its record arrives", || {
+        let customers = report.step("the last slot ends, and its record arrives", || {
             self.adds_up(site, began)
         })?;
         report.note("as many bytes as the clients counted".to_owned());
         let mut pages = vec![("The line".to_owned(), alarm)];
-        for ((name, ..), client) in CUSTOMERS.iter().zip(&self.clients) {
-            let table = series(site, name, began)?.run()?.text();
-            let Bytes { sent, received } = client.bytes;
-            let title = format!(
-                "Customer {name}: its clients sent {sent} and received {received} bytes of IP"
-            );
-            pages.push((title, table));
-        }
+        pages.extend(customers);
         Ok(pages)
     }
 
@@ -155,18 +148,20 @@ impl Work {
     /// The line gets bad, the alarm fires; it gets good, the alarm is resolved.
     fn line(&self, report: &mut Report) -> Result<String> {
         let mut told = Vec::new();
-        for (delay, event) in [(LATE, "fired"), (Duration::ZERO, "resolved")] {
+        let late = format!("the line answers {LATE:?} late");
+        let steps = [
+            (LATE, late.as_str(), "fired"),
+            (Duration::ZERO, "the line is well again", "resolved"),
+        ];
+        for (delay, what, event) in steps {
             let began = Instant::now();
             self.far_end.delay(delay);
             let message = self.message(event)?;
             let took = message.at - began;
-            report.add(
-                &format!("the line answers {delay:?} late: the alarm has {event}"),
-                took,
-            );
+            report.add(&format!("{what}: the alarm has {event}"), took);
             let title = message.body["title"].as_str().unwrap_or_default();
             told.push(format!(
-                "{delay:>5?} late, {:5.1} s later: {title}",
+                "{what}; {:.1} s later the webhook gets: {title}",
                 took.as_secs_f64()
             ));
         }
@@ -189,33 +184,65 @@ impl Work {
         }
     }
 
-    /// Waits until every slot has come, and sees that what the node counted is what the clients counted.
-    fn adds_up(&self, site: &Site, began: i64) -> Result<()> {
-        for ((name, ..), client) in CUSTOMERS.iter().zip(&self.clients) {
-            let what = format!("the buckets of {name} add up to {:?}", client.bytes);
-            site.eventually(&what, SLOT, |site| {
-                let series: Value =
-                    serde_json::from_str(&series(site, name, began)?.arg("--json").run()?.text())?;
-                let slots = series["slots"]
-                    .as_array()
-                    .context("a series without slots")?;
-                let sum = |key: &str| slots.iter().filter_map(|slot| slot[key].as_u64()).sum();
-                let counted = Bytes {
-                    sent: sum("rx_bytes"),
-                    received: sum("tx_bytes"),
-                };
+    /// Waits until every slot has come, and sees that what the node counted is what the
+    /// clients counted. Gives a page for each customer.
+    fn adds_up(&self, site: &Site, began: i64) -> Result<Vec<(String, String)>> {
+        let page = |((name, ..), client): (&(&str, &str, u16), &Client)| {
+            let what = format!("the slots of {name} add up to {:?}", client.bytes);
+            let slots = site.eventually(&what, SLOT, |site| {
+                let slots = slots(site, name, began)?;
+                let counted = sum(&slots);
                 ensure!(counted == client.bytes, "they add up to {counted:?}");
-                Ok(Some(()))
+                Ok(Some(slots))
             })?;
-        }
-        Ok(())
+            let title = format!("Customer {name}: bytes of IP in slots of five minutes");
+            Ok((title, table(&slots, client.bytes)))
+        };
+        CUSTOMERS.iter().zip(&self.clients).map(page).collect()
     }
 }
 
-/// `cairnctl traffic series` of a customer, from the slot in which all began.
-fn series(site: &Site, customer: &str, began: i64) -> Result<cairn_system::Command> {
+/// When a slot began, and what the customer's clients sent and received in it, as the node
+/// counted it.
+type Slot = (String, Bytes);
+
+/// What `cairnctl traffic series` says of a customer, from the slot in which all began.
+fn slots(site: &Site, customer: &str, began: i64) -> Result<Vec<Slot>> {
     let from = (began - began % 300).to_string();
-    site.ctl_command(&["traffic", "series", "customer", customer, "--from", &from])
+    let series = site.ctl(&["traffic", "series", "customer", customer, "--from", &from])?;
+    let slots = series["slots"]
+        .as_array()
+        .context("a series without slots")?;
+    let slot = |slot: &Value| {
+        let from = slot["from"].as_str().context("a slot without from")?;
+        // The one that is being counted has none yet.
+        let bytes = |key: &str| slot[key].as_u64().unwrap_or(0);
+        Ok((
+            from.to_owned(),
+            Bytes {
+                sent: bytes("rx_bytes"),
+                received: bytes("tx_bytes"),
+            },
+        ))
+    };
+    slots.iter().map(slot).collect()
+}
+
+fn sum(slots: &[Slot]) -> Bytes {
+    Bytes {
+        sent: slots.iter().map(|(_, bytes)| bytes.sent).sum(),
+        received: slots.iter().map(|(_, bytes)| bytes.received).sum(),
+    }
+}
+
+fn table(slots: &[Slot], clients: Bytes) -> String {
+    let line =
+        |name: &str, Bytes { sent, received }: Bytes| format!("{name:<22}{sent:>12}{received:>14}");
+    let mut lines = vec![format!("{:<22}{:>12}{:>14}", "FROM", "RECEIVED", "SENT")];
+    lines.extend(slots.iter().map(|(from, bytes)| line(from, *bytes)));
+    lines.push(line("together", sum(slots)));
+    lines.push(line("the clients counted", clients));
+    lines.join("\n")
 }
 
 fn now() -> i64 {
