@@ -1,6 +1,7 @@
 //! The node at work: two customers' Docker containers on it, traffic that is counted on both
 //! ends, and a line that gets worse and better.
 
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -73,7 +74,7 @@ impl Work {
         report.step("two customers' workloads: pulled, and running", || {
             self.declare(site, device)
         })?;
-        let began = now();
+        let began = jiff::Timestamp::now().as_second();
         report.step("their clients send and count", || self.exchange([300, 200]))?;
         let alarm = self.line(report)?;
         report.step("their clients send and count once more", || {
@@ -214,18 +215,13 @@ fn slots(site: &Site, customer: &str, began: i64) -> Result<Vec<Slot>> {
         .as_array()
         .context("a series without slots")?;
     let slot = |slot: &Value| {
-        let from = slot["from"].as_str().context("a slot without from")?;
         // The one that is being counted has none yet.
-        let bytes = |key: &str| slot[key].as_u64().unwrap_or(0);
-        Ok((
-            from.to_owned(),
-            Bytes {
-                sent: bytes("rx_bytes"),
-                received: bytes("tx_bytes"),
-            },
-        ))
+        let sent = slot["rx_bytes"].as_u64()?;
+        let received = slot["tx_bytes"].as_u64()?;
+        let from = jiff::Timestamp::from_second(slot["time"].as_i64()?).ok()?;
+        Some((from.to_string(), Bytes { sent, received }))
     };
-    slots.iter().map(slot).collect()
+    Ok(slots.iter().filter_map(slot).collect())
 }
 
 fn sum(slots: &[Slot]) -> Bytes {
@@ -236,18 +232,13 @@ fn sum(slots: &[Slot]) -> Bytes {
 }
 
 fn table(slots: &[Slot], clients: Bytes) -> String {
-    let line =
-        |name: &str, Bytes { sent, received }: Bytes| format!("{name:<22}{sent:>12}{received:>14}");
-    let mut lines = vec![format!("{:<22}{:>12}{:>14}", "FROM", "RECEIVED", "SENT")];
-    lines.extend(slots.iter().map(|(from, bytes)| line(from, *bytes)));
-    lines.push(line("together", sum(slots)));
-    lines.push(line("the clients counted", clients));
-    lines.join("\n")
-}
-
-fn now() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
+    let row = |name: &str, received: &dyn Display, sent: &dyn Display| {
+        format!("  {name:<22}{received:>12}{sent:>12}")
+    };
+    let of = |name: &str, Bytes { sent, received }: Bytes| row(name, &sent, &received);
+    let mut rows = vec![row("FROM", &"RECEIVED", &"SENT")];
+    rows.extend(slots.iter().map(|(from, bytes)| of(from, *bytes)));
+    rows.push(of("together", sum(slots)));
+    rows.push(of("the clients counted", clients));
+    rows.join("\n")
 }
