@@ -135,7 +135,8 @@ pub fn id_or_new(
     Ok(tx.last_insert_rowid())
 }
 
-/// Adds to a slot.
+/// Adds to a slot. Its bytes stop at 2⁶³ - 1: what devices invent in great numbers may spoil a sum, but not keep others'
+/// records out.
 ///
 /// # Errors
 /// The database's.
@@ -143,8 +144,10 @@ pub fn add(tx: &Transaction<'_>, series: i64, slot: Slot, sum: Sum) -> Result<()
     let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     tx.prepare_cached(
         "INSERT INTO traffic_slot (series, slot, rx, tx, meters, estimated) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT DO UPDATE SET rx = rx + excluded.rx, tx = tx + excluded.tx, meters = meters + excluded.meters,
-             estimated = estimated + excluded.estimated",
+         ON CONFLICT DO UPDATE SET
+             rx = rx + min(excluded.rx, 9223372036854775807 - rx),
+             tx = tx + min(excluded.tx, 9223372036854775807 - tx),
+             meters = min(meters + excluded.meters, 4294967295), estimated = min(estimated + excluded.estimated, 4294967295)",
     )?
     .execute(params![series, number(slot), bytes(sum.rx), bytes(sum.tx), sum.meters, sum.estimated])?;
     Ok(())

@@ -16,8 +16,8 @@ use crate::store::StoreError;
 
 /// How far a slot may be ahead of the server's clock, in milliseconds: a day.
 const AHEAD_MS: i64 = 86_400_000;
-/// Bytes in five minutes that no line carries: an exabyte.
-const MOST_BYTES: u64 = 1 << 60;
+/// Bytes in five minutes that no line carries: 70 TB, at 1.9 Tbit/s.
+const MOST_BYTES: u64 = 1 << 46;
 /// A meter's name has at most so many bytes.
 const LONGEST: usize = 128;
 /// Of what can't be right so much is kept for one device.

@@ -79,7 +79,8 @@ pub struct Ledger {
     tip: Option<Digest>,
 }
 
-/// A life that wasn't read for so long within one boot has ended: a week, in milliseconds.
+/// A container's life that wasn't read for so long, a week in milliseconds, has ended, if others are read: while nothing can
+/// be read, the counters go on. An interface's life ends with the boot.
 const ENDED_MS: i64 = 7 * 86_400_000;
 
 impl Ledger {
@@ -101,9 +102,12 @@ impl Ledger {
     pub fn read(&mut self, at: &Moment, readings: Vec<Reading>) {
         let mut lives: BTreeMap<(Kind, String), Last> = std::mem::take(&mut self.lives)
             .into_iter()
-            .filter(|last| last.at.boot == at.boot && at.steady_ms - last.at.steady_ms < ENDED_MS)
+            .filter(|last| last.at.boot == at.boot)
             .map(|last| ((last.kind, last.epoch.clone()), last))
             .collect();
+        let containers = readings
+            .iter()
+            .any(|reading| reading.meter.kind == Kind::Container);
         for reading in readings {
             let Reading {
                 meter,
@@ -135,7 +139,12 @@ impl Ledger {
             };
             lives.insert((meter.kind, epoch), last);
         }
-        self.lives = lives.into_values().collect();
+        let goes_on = |last: &Last| {
+            last.kind == Kind::Interface
+                || !containers
+                || at.steady_ms - last.at.steady_ms < ENDED_MS
+        };
+        self.lives = lives.into_values().filter(goes_on).collect();
         self.at = Some(at.clone());
         self.close(Slot::of(at.wall_ms));
     }

@@ -86,6 +86,40 @@ fn slots_are_exact_and_one_without_traffic_is_no_gap() {
 }
 
 #[test]
+fn counters_that_nobody_read_for_weeks_go_on() {
+    const WEEKS: i64 = 20 * 86_400;
+    let mut ledger = Ledger::begin("a".into());
+    let at = |seconds: i64| moment(1, seconds * 1000, 1_700_000_100_000 + seconds * 1000);
+    let container = |rx| Reading {
+        meter: Meter {
+            kind: Kind::Container,
+            ..meter("web")
+        },
+        ..reading("web", 1, rx, 0)
+    };
+    ledger.read(&at(0), vec![]);
+    ledger.read(
+        &at(60),
+        vec![reading("eth0", 1, 5000, 600), container(4000)],
+    );
+    // Containers can't be read, then nothing is: the agent is stopped.
+    ledger.read(&at(WEEKS), vec![reading("eth0", 1, 5001, 600)]);
+    let again = vec![reading("eth0", 1, 5010, 600), container(4001)];
+    ledger.read(&at(2 * WEEKS), again);
+    let records = ledger.pending().to_vec();
+    assert_eq!(booked(&ledger, &records, "eth0"), (5010, 600));
+    assert_eq!(booked(&ledger, &records, "web"), (4001, 0));
+
+    // A container that is gone, while others are there, is forgotten after a week.
+    let other = Reading {
+        epoch: "2".into(),
+        ..container(7)
+    };
+    ledger.read(&at(3 * WEEKS), vec![other]);
+    assert_eq!(ledger.lives.len(), 2);
+}
+
+#[test]
 fn another_name_or_owner_goes_on_and_a_name_that_comes_again_is_new() {
     let mut ledger = Ledger::begin("a".into());
     let at = |seconds: i64| moment(1, seconds * 1000, 1_700_000_100_000 + seconds * 1000);
