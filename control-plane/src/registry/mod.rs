@@ -197,8 +197,10 @@ pub fn set(
     }
     if let Some(supplier) = &change.supplier {
         transaction
-            .prepare_cached("UPDATE device SET supplier = ?2 WHERE id = ?1")?
-            .execute(params![id, supplier])?;
+            .prepare_cached(
+                "UPDATE device SET supplier = ?2, supplier_since = ?3 WHERE id = ?1 AND supplier IS NOT ?2",
+            )?
+            .execute(params![id, supplier, now()])?;
     }
     if let Some(drained) = change.drained {
         transaction

@@ -19,6 +19,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/009-workloads.sql"),
     include_str!("schema/010-ingest.sql"),
     include_str!("schema/011-token-supplier.sql"),
+    include_str!("schema/012-supplier-since.sql"),
 ];
 
 pub(super) fn run(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {

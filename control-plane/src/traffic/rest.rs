@@ -1,6 +1,7 @@
 //! `/v1/traffic`: series, bills, who there is; and `/v1/devices/{id}/traffic`, what came of a device's records.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use axum::Json;
 use axum::extract::State;
@@ -133,48 +134,71 @@ fn present() -> i64 {
     now_ms().div_euclid(300_000)
 }
 
-/// Finds the series, if the caller may see it. A supplier's people see the interfaces of their own devices.
-fn find(
+/// Reads the series, as far as the caller may see it. A supplier's people see the interfaces of their own devices, since these
+/// are theirs.
+fn read(
     connection: &Connection,
     subject: &Subject,
     supplier: Option<&str>,
-) -> Result<i64, ApiError> {
+    slots: Range<i64>,
+) -> Result<Vec<Option<Sum>>, ApiError> {
     let Subject {
         dimension,
         name,
         kind,
     } = subject;
     let missing = || ApiError::not_found(format!("traffic of the {dimension} {name:?}"));
+    let mut since = 0;
     if let Some(supplier) = supplier {
+        if *kind != Kind::Interface {
+            return Err(missing());
+        }
         let device = match dimension {
             Dimension::Supplier if name == supplier => None,
             Dimension::Device => Some(name.as_str()),
             Dimension::Meter => name.split('/').next(),
             _ => return Err(missing()),
         };
-        let is_own = match device {
-            None => true,
-            Some(device) => owner(connection, device)?.as_deref() == Some(supplier),
-        };
-        if !is_own || *kind != Kind::Interface {
-            return Err(missing());
+        if let Some(device) = device {
+            let owner = owner(connection, device)?.filter(|owner| owner.supplier == supplier);
+            since = owner.ok_or_else(missing)?.since.div_euclid(300);
         }
     }
-    series::id(connection, *dimension, name, *kind)?.ok_or_else(missing)
+    let id = series::id(connection, *dimension, name, *kind)?.ok_or_else(missing)?;
+    let first = slots.start;
+    let mut sums = series::read(connection, id, slots)?;
+    for (sum, slot) in sums.iter_mut().zip(first..) {
+        sum.take_if(|_| slot < since);
+    }
+    Ok(sums)
 }
 
-/// Whose device it is; none if there is none of that id.
-fn owner(connection: &Connection, device: &str) -> Result<Option<String>, ApiError> {
+/// Whose a device is.
+struct Owner {
+    supplier: String,
+    /// Seconds since 1970.
+    since: i64,
+}
+
+/// Whose device it is, if it is a supplier's; none if there is none of that id.
+fn owner(connection: &Connection, device: &str) -> Result<Option<Owner>, ApiError> {
     let found = connection
-        .prepare_cached("SELECT supplier FROM device WHERE id = ?1")?
-        .query_row([device], |row| row.get(0))
+        .prepare_cached(
+            "SELECT supplier, coalesce(supplier_since, created) FROM device WHERE id = ?1 AND supplier IS NOT NULL",
+        )?
+        .query_row([device], |row| {
+            Ok(Owner {
+                supplier: row.get(0)?,
+                since: row.get(1)?,
+            })
+        })
         .optional()?;
-    Ok(found.flatten())
+    Ok(found)
 }
 
 impl Span {
     /// Slots as the database numbers them.
-    fn slots(&self) -> Result<std::ops::Range<i64>, ApiError> {
+    fn slots(&self) -> Result<Range<i64>, ApiError> {
         let now = present();
         // The present slot is there as soon as a part of it is.
         let to = self.to.map_or(now + 1, |to| to.div_euclid(300));
@@ -213,8 +237,7 @@ async fn slots(
     let sums = app
         .store
         .read::<_, ApiError, _>(move |connection| {
-            let id = find(connection, &subject, supplier.as_deref())?;
-            Ok(series::read(connection, id, slots)?)
+            read(connection, &subject, supplier.as_deref(), slots)
         })
         .await?;
     let slots: Vec<Slot> = (first..)
@@ -287,8 +310,7 @@ async fn bill(
     let sums = app
         .store
         .read::<_, ApiError, _>(move |connection| {
-            let id = find(connection, &subject, supplier.as_deref())?;
-            Ok(series::read(connection, id, slots)?)
+            read(connection, &subject, supplier.as_deref(), slots)
         })
         .await?;
     let bill = terms.bill(&days, &sums, now);

@@ -272,3 +272,28 @@ async fn nonsense_is_kept_and_costs_nothing() {
         .await;
     assert_eq!(sums[0], sum(10, 2));
 }
+
+#[tokio::test]
+async fn what_a_device_invents_keeps_no_other_record_out() {
+    let server = Server::new().await;
+    let slot = Slot::of(BEGIN * 1000);
+    let invented = Sum {
+        rx: u64::MAX,
+        tx: 1,
+        meters: 1,
+        estimated: 0,
+    };
+    let known = server
+        .store
+        .write::<_, StoreError, _>(move |tx| {
+            let all = super::series::id_or_new(tx, Dimension::All, "", Kind::Interface)?;
+            for _ in 0..2 {
+                super::series::add(tx, all, slot, invented)?;
+            }
+            read(tx, all, number(slot)..number(slot) + 1)
+        })
+        .await
+        .unwrap();
+    let sum = known[0].unwrap();
+    assert_eq!((sum.rx, sum.tx, sum.meters), (i64::MAX as u64, 2, 2));
+}

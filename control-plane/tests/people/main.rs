@@ -13,6 +13,7 @@ mod site;
 mod stream;
 #[path = "../support/mod.rs"]
 mod support;
+mod traffic;
 mod uploads;
 mod who;
 mod workloads;
