@@ -1,4 +1,4 @@
-//! How much telemetry a device may store in a day. Who has used it up isn't refused but slowed down to what comes back: over MQTT
+//! How much a device may have stored in a day, as telemetry and as attributes. Who has used it up isn't refused but slowed down to what comes back: over MQTT
 //! its connection isn't read for a while, over HTTP it is told when to come again. So nothing is lost that its sender keeps.
 
 use std::collections::HashMap;
@@ -56,11 +56,13 @@ impl Quota {
 
 /// What a message of so many bytes with these records costs, in bytes.
 pub fn cost(message: usize, records: &[Record]) -> usize {
-    message
-        + records
-            .iter()
-            .map(|record| VALUE * record.values.len().max(1))
-            .sum::<usize>()
+    let values = records.iter().map(|record| record.values.len().max(1));
+    of_values(message, values.sum())
+}
+
+/// What a message of so many bytes with so many values costs, in bytes.
+pub fn of_values(message: usize, values: usize) -> usize {
+    message + VALUE * values
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! ThingsBoard's HTTP device API: `/api/v1/{token}/…`. The token `me` is the device of the connection's certificate.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
@@ -22,6 +22,7 @@ use crate::devices::mqtt::{client_attributes, provision, share};
 use crate::devices::now_ms;
 use crate::devices::requests::{self, Claim};
 use crate::registry;
+use crate::registry::DeviceId;
 use crate::registry::packages::{self, PackageError};
 use crate::store::StoreError;
 use crate::stream::{self, Kind};
@@ -53,16 +54,25 @@ fn bad(error: impl std::fmt::Display) -> ApiError {
     ApiError::bad("bad-message", error.to_string())
 }
 
-fn used_up(wait: Duration) -> ApiError {
+/// Takes a message's cost from what the device has left, and refuses it if nothing is. It may be more than that; then the next
+/// one waits.
+fn charge(app: &App, device: &DeviceId, cost: usize) -> Result<(), ApiError> {
+    let now = Instant::now();
+    let wait = app.quota.charge(device, 0, now);
+    if wait.is_zero() {
+        app.quota.charge(device, cost, now);
+        return Ok(());
+    }
+    app.metrics.slowed.inc();
     let seconds = wait.as_secs() + 1;
-    ApiError {
+    Err(ApiError {
         retry_after: Some(seconds),
         ..ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
             "quota",
             format!("this device has used up its telemetry quota; try again in {seconds} s"),
         )
-    }
+    })
 }
 
 async fn post_telemetry(
@@ -75,15 +85,7 @@ async fn post_telemetry(
     let _share = share(body.len() * READ).await;
     let records = Record::parse_all(&body).map_err(bad)?;
     telemetry::check(&records).map_err(bad)?;
-    let now = Instant::now();
-    let wait = app.quota.charge(&device, 0, now);
-    if !wait.is_zero() {
-        app.metrics.slowed.inc();
-        return Err(used_up(wait));
-    }
-    // This may be more than the device has left; then its next one waits.
-    app.quota
-        .charge(&device, quota::cost(body.len(), &records), now);
+    charge(&app, &device, quota::cost(body.len(), &records))?;
     let received = now_ms();
     let online = app.sessions.online(&device);
     let counts = app
@@ -112,6 +114,7 @@ async fn post_attributes(
     let device = who(&app, token, &extensions).await?;
     let _share = share(body.len() * READ).await;
     let values = parse_set(&body).map_err(bad)?;
+    charge(&app, &device, quota::of_values(body.len(), values.len()))?;
     app.store
         .write::<_, StoreError, _>(move |tx| {
             let set = client_attributes(tx, &device, &values)?;

@@ -363,7 +363,9 @@ impl Connection<'_> {
                 Item::Telemetry(records)
             }
             FromDevice::Attributes => {
-                Item::Attributes(parse_set(&publish.payload).map_err(|error| malformed(&error))?)
+                let values = parse_set(&publish.payload).map_err(|error| malformed(&error))?;
+                self.batch_cost += quota::of_values(publish.payload.len(), values.len());
+                Item::Attributes(values)
             }
             topic => {
                 // In the order in which they came.
