@@ -182,6 +182,8 @@ needed! {
     TrafficRead,
     /// `stream:read`
     StreamRead,
+    /// `stream:write`
+    StreamWrite,
     /// `releases:read`
     ReleasesRead,
     /// `releases:write`

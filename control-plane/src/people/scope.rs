@@ -44,9 +44,12 @@ pub enum Scope {
     /// See traffic and what it comes to.
     #[serde(rename = "traffic:read")]
     TrafficRead,
-    /// Read the stream of what devices send.
+    /// See the stream's groups, and how far each is.
     #[serde(rename = "stream:read")]
     StreamRead,
+    /// Read the stream as one of its groups; make and remove groups.
+    #[serde(rename = "stream:write")]
+    StreamWrite,
     /// See alarms; the operator's people also templates, channels and silences.
     #[serde(rename = "alarms:read")]
     AlarmsRead,
@@ -72,7 +75,7 @@ pub enum Scope {
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::DevicesRead,
         Self::DevicesWrite,
         Self::Rpc,
@@ -86,6 +89,7 @@ impl Scope {
         Self::WorkloadsWrite,
         Self::TrafficRead,
         Self::StreamRead,
+        Self::StreamWrite,
         Self::AlarmsRead,
         Self::AlarmsAck,
         Self::AlarmsWrite,
@@ -111,6 +115,7 @@ impl Scope {
             Self::WorkloadsWrite => "workloads:write",
             Self::TrafficRead => "traffic:read",
             Self::StreamRead => "stream:read",
+            Self::StreamWrite => "stream:write",
             Self::AlarmsRead => "alarms:read",
             Self::AlarmsAck => "alarms:ack",
             Self::AlarmsWrite => "alarms:write",
@@ -187,6 +192,7 @@ impl Scopes {
         [
             Scope::TrafficRead,
             Scope::StreamRead,
+            Scope::StreamWrite,
             Scope::AlarmsRead,
             Scope::AlarmsAck,
             Scope::ApiTokensWrite,

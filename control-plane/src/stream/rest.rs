@@ -225,9 +225,9 @@ async fn show(
 
 /// Makes a group, or gives it another filter; by a new filter everything that isn't acknowledged is given again.
 #[utoipa::path(put, path = "/v1/stream/groups/{name}", tag = "stream", params(("name" = String, Path)), request_body = NewGroup,
-    security(("token" = ["stream:read"])), responses((status = 200, body = GroupView)))]
+    security(("token" = ["stream:write"])), responses((status = 200, body = GroupView)))]
 async fn put(
-    caller: Need<scope_type::StreamRead>,
+    caller: Need<scope_type::StreamWrite>,
     State(app): State<App>,
     Path(name): Path<String>,
     Body(new): Body<NewGroup>,
@@ -258,9 +258,9 @@ async fn put(
 
 /// Forgets a group, and how far it was.
 #[utoipa::path(delete, path = "/v1/stream/groups/{name}", tag = "stream", params(("name" = String, Path)),
-    security(("token" = ["stream:read"])), responses((status = 204)))]
+    security(("token" = ["stream:write"])), responses((status = 204)))]
 async fn remove(
-    caller: Need<scope_type::StreamRead>,
+    caller: Need<scope_type::StreamWrite>,
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
@@ -285,9 +285,9 @@ async fn remove(
 
 /// Gives a member of a group its next events, as soon as there are some; the same again until it has acknowledged them.
 #[utoipa::path(post, path = "/v1/stream/groups/{name}/read", tag = "stream", params(("name" = String, Path)), request_body = Reading,
-    security(("token" = ["stream:read"])), responses((status = 200, body = Batch)))]
+    security(("token" = ["stream:write"])), responses((status = 200, body = Batch)))]
 async fn read(
-    caller: Need<scope_type::StreamRead>,
+    caller: Need<scope_type::StreamWrite>,
     State(app): State<App>,
     Path(name): Path<String>,
     Body(reading): Body<Reading>,
@@ -364,9 +364,9 @@ async fn look(
 
 /// Says that a batch is done; then the member is given the next.
 #[utoipa::path(post, path = "/v1/stream/groups/{name}/ack", tag = "stream", params(("name" = String, Path)), request_body = Acknowledgement,
-    security(("token" = ["stream:read"])), responses((status = 204)))]
+    security(("token" = ["stream:write"])), responses((status = 204)))]
 async fn acknowledge(
-    caller: Need<scope_type::StreamRead>,
+    caller: Need<scope_type::StreamWrite>,
     State(app): State<App>,
     Path(name): Path<String>,
     Body(done): Body<Acknowledgement>,

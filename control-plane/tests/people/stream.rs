@@ -28,7 +28,7 @@ async fn sends(site: &Site, http: &reqwest::Client, what: &str, body: Value) {
 async fn whoever_waits_is_given_what_comes_and_the_same_until_he_acknowledges_it() {
     let mut site = Site::start().await;
     let root = site.login("root").await;
-    let reader = site.token(&root, &["stream:read"]).await;
+    let reader = site.token(&root, &["stream:write"]).await;
     let (device, http) = site.enrol(&root, "edge-1").await;
     let put = |body| site.call(Method::PUT, GROUP, Some(&reader), body);
     assert_eq!(put(json!({ "kinds": ["rumour"] })).await.status, 422);
@@ -43,8 +43,14 @@ async fn whoever_waits_is_given_what_comes_and_the_same_until_he_acknowledges_it
         "{made:?}"
     );
 
-    let begun = Instant::now();
     let path = format!("{GROUP}/read");
+    // Who may only look takes nothing from those who read.
+    let looker = site.token(&root, &["stream:read"]).await;
+    assert_eq!(site.post(&path, &looker, json!({})).await.status, 403);
+    let seen = site.call(Method::GET, GROUP, Some(&looker), Value::Null);
+    assert_eq!(seen.await.body["name"], "bus");
+
+    let begun = Instant::now();
     let waiting = site.post(&path, &reader, json!({ "wait": 25 }));
     let sending = sends(
         &site,
