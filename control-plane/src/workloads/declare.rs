@@ -106,9 +106,10 @@ pub fn set(
              changed = excluded.changed, changed_by = excluded.changed_by",
         params![name, json(serde_json::to_string(declared)), json(serde_json::to_string(rule)), now, who],
     )?;
+    // One that was removed may still be placed, until the next plan.
     if before
         .as_ref()
-        .is_some_and(|before| before.workload != *declared)
+        .is_none_or(|before| before.workload != *declared)
     {
         // What failed was another one.
         tx.execute(

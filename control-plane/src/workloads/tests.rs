@@ -173,6 +173,15 @@ async fn documents_change_for_those_they_mean_and_for_nobody_else() {
         Some("not-meant")
     );
 
+    // Removed and declared anew before anybody has planned: it is another one.
+    let before = site.document("b").await.0;
+    assert!(site.change(|tx| declare::remove(tx, "web")).await);
+    site.set("web", json!({ "place": { "on": { "group": "fra" } } }))
+        .await;
+    site.wait(1).await;
+    assert!(site.document("b").await.0 > before);
+    assert_eq!(site.has("b").await, ["web"]);
+
     assert!(site.change(|tx| declare::remove(tx, "web")).await);
     site.wait(1).await;
     assert_eq!(site.document("b").await.1, Some(vec![]));
