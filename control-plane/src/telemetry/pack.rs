@@ -21,10 +21,10 @@ use super::numbers::{self, Damaged};
 pub type Point = (i64, Value);
 
 const FORMAT: u8 = 1;
-/// Samples of a piece at most, so that damaged bytes can't ask for any amount of memory.
-const MOST: usize = 1 << 24;
+/// Samples of a piece at most, one each 82 ms, so that neither a device nor damaged bytes can ask for any amount of memory.
+const MOST: usize = 1 << 20;
 /// Bytes of JSON of a piece at most, for the same reason.
-const MOST_TEXT: usize = 1 << 30;
+const MOST_TEXT: usize = 64 << 20;
 /// Integers up to this are the same as floating-point numbers.
 const EXACT: i64 = 1 << 53;
 
@@ -102,6 +102,12 @@ pub fn pack(points: &[Point]) -> Result<Vec<u8>, Damaged> {
         Shape::Json => {
             let values: Vec<&Value> = points.iter().map(|(_, value)| value).collect();
             let json = serde_json::to_vec(&values).map_err(|error| Damaged(error.to_string()))?;
+            if json.len() > MOST_TEXT {
+                return Err(Damaged(format!(
+                    "{} bytes of JSON are too many",
+                    json.len()
+                )));
+            }
             bytes.extend(u32::try_from(json.len()).unwrap_or(u32::MAX).to_le_bytes());
             bytes.extend(
                 zstd::bulk::compress(&json, 3).map_err(|error| Damaged(error.to_string()))?,

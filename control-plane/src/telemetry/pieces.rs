@@ -93,14 +93,35 @@ pub fn rows(
     time: Range<i64>,
     limit: usize,
 ) -> Result<Vec<Row>, StoreError> {
+    rows_within(connection, device, key, time, limit, usize::MAX)
+}
+
+/// The same, and no more once their values come to so many bytes.
+///
+/// # Errors
+/// The database's.
+pub fn rows_within(
+    connection: &Connection,
+    device: &str,
+    key: &str,
+    time: Range<i64>,
+    limit: usize,
+    bytes: usize,
+) -> Result<Vec<Row>, StoreError> {
     let mut query = connection.prepare_cached(
         "SELECT ts, value FROM sample WHERE device = ?1 AND key = ?2 AND ts >= ?3 AND ts < ?4 ORDER BY ts LIMIT ?5",
     )?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = query.query_map(params![device, key, time.start, time.end, limit], |row| {
-        Ok((row.get(0)?, row.get(1)?))
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let mut rows = query.query(params![device, key, time.start, time.end, limit])?;
+    let (mut found, mut length) = (Vec::new(), 0);
+    while length < bytes
+        && let Some(row) = rows.next()?
+    {
+        let row: Row = (row.get(0)?, row.get(1)?);
+        length += row.1.len();
+        found.push(row);
+    }
+    Ok(found)
 }
 
 /// The packed samples of a day.
@@ -120,6 +141,34 @@ pub fn piece(
     packed
         .map(|packed| pack::unpack(&packed).map_err(|error| damaged(&error)))
         .transpose()
+}
+
+/// The time of the newest packed sample, those at `times` left out.
+///
+/// # Errors
+/// The database's.
+pub fn newest_but(
+    connection: &Connection,
+    device: &str,
+    key: &str,
+    times: &BTreeSet<i64>,
+) -> Result<Option<i64>, StoreError> {
+    let mut query = connection
+        .prepare_cached("SELECT day FROM piece WHERE device = ?1 AND key = ?2 ORDER BY day DESC")?;
+    let mut days = query.query([device, key])?;
+    while let Some(row) = days.next()? {
+        let day: i64 = row.get(0)?;
+        let piece = match piece(connection, device, key, day) {
+            // That it was on that day is still known.
+            Err(StoreError::Damaged { .. }) => return Ok(Some(day * DAY)),
+            piece => piece?.unwrap_or_default(),
+        };
+        let mut newest = piece.iter().rev().map(|(ts, _)| *ts);
+        if let Some(newest) = newest.find(|ts| !times.contains(ts)) {
+            return Ok(Some(newest));
+        }
+    }
+    Ok(None)
 }
 
 /// The windows of a day.

@@ -1,5 +1,6 @@
 //! Samples over time: kept and read back, wherever they lie.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -55,6 +56,17 @@ pub trait Series {
     /// # Errors
     /// The store's.
     fn newest_of(&self, device: &str, keys: &[&str]) -> Result<Vec<Option<Sample>>, StoreError>;
+
+    /// The time of a key's newest sample, those at `times` left out.
+    ///
+    /// # Errors
+    /// The store's.
+    fn newest_but(
+        &self,
+        device: &str,
+        key: &str,
+        times: &BTreeSet<i64>,
+    ) -> Result<Option<i64>, StoreError>;
 
     /// Samples of a key within `time`, the newest first; at most `limit`, and as many as make a sensible answer.
     ///
@@ -141,6 +153,26 @@ impl Series for Connection {
             Ok(row.map(|row| sample(key, pieces::point(&row))))
         };
         keys.iter().map(newest).collect()
+    }
+
+    fn newest_but(
+        &self,
+        device: &str,
+        key: &str,
+        times: &BTreeSet<i64>,
+    ) -> Result<Option<i64>, StoreError> {
+        let mut query = self.prepare_cached(
+            "SELECT ts FROM sample WHERE device = ?1 AND key = ?2 ORDER BY ts DESC",
+        )?;
+        let mut rows = query.query([device, key])?;
+        let mut row = None;
+        while let Some(found) = rows.next()? {
+            row = Some(found.get(0)?).filter(|ts| !times.contains(ts));
+            if row.is_some() {
+                break;
+            }
+        }
+        Ok(row.max(pieces::newest_but(self, device, key, times)?))
     }
 
     fn samples(

@@ -19,8 +19,9 @@ use crate::store::{Store, StoreError};
 const SETTLED: i64 = 2 * 3_600_000;
 /// Of a day that isn't over, rows are packed when there are so many: each time the whole day is packed again.
 const MANY: usize = 100;
-/// Rows that are packed at once.
+/// Rows that are packed at once, and bytes of their values.
 const ROWS: usize = 10_000;
+const BYTES: usize = 16 << 20;
 /// Keys that are looked at in one go.
 const KEYS: usize = 2_000;
 /// Days that are deleted in one transaction.
@@ -159,7 +160,8 @@ fn look(
         now - SETTLED,
         now.div_euclid(DAY) - i64::from(ages.raw_days),
     );
-    let (mut plans, mut rows_left, mut keys_left) = (Vec::new(), ROWS, KEYS);
+    let (mut plans, mut keys_left) = (Vec::new(), KEYS);
+    let (mut rows_left, mut bytes_left) = (ROWS, BYTES);
     // One plan for a day: a second would know nothing of the first.
     let mut planned = BTreeSet::new();
     loop {
@@ -189,25 +191,35 @@ fn look(
             continue;
         };
         let day = first.div_euclid(DAY);
-        if rows_left == 0 || !planned.insert(day) {
+        if rows_left == 0 || bytes_left == 0 || !planned.insert(day) {
             return Ok((plans, Some(Place { ts: first, ..place })));
         }
         let over = (day + 1) * DAY;
         // The newest stays a row, so that it is found at once; but not for ever.
         let spared = if day < oldest { i64::MAX } else { newest };
         let end = over.min(settled).min(spared);
-        let rows = pieces::rows(connection, &place.device, &place.key, first..end, rows_left)?;
-        let is_worth_it = rows.len() >= MANY.min(rows_left) || over <= settled;
-        place.ts = if rows.len() == rows_left {
-            rows.last().map_or(over, |(ts, _)| ts + 1)
-        } else {
-            over
+        let rows = pieces::rows_within(
+            connection,
+            &place.device,
+            &place.key,
+            first..end,
+            rows_left,
+            bytes_left,
+        )?;
+        let bytes: usize = rows.iter().map(|(_, value)| value.len()).sum();
+        let is_cut = rows.len() == rows_left || bytes >= bytes_left;
+        place.ts = match rows.last() {
+            Some((ts, _)) if is_cut => ts + 1,
+            _ => over,
         };
+        let is_worth_it = is_cut || rows.len() >= MANY || over <= settled;
         if rows.is_empty() || !is_worth_it {
             continue;
         }
-        rows_left -= rows.len();
-        let kept = match pieces::kept(connection, &place.device, &place.key, day) {
+        let points = rows.iter().map(pieces::point).collect();
+        let packed = pieces::kept(connection, &place.device, &place.key, day)
+            .and_then(|kept| Packed::new(&pieces::fold(kept, points)));
+        let packed = match packed {
             // Its rows stay; nothing else is held up.
             Err(StoreError::Damaged { what, reason }) => {
                 tracing::error!(
@@ -218,17 +230,19 @@ fn look(
                     reason,
                     "a day can't be packed"
                 );
+                place.ts = over;
                 continue;
             }
-            kept => kept?,
+            packed => packed?,
         };
-        let points = rows.iter().map(pieces::point).collect();
+        rows_left -= rows.len();
+        bytes_left = bytes_left.saturating_sub(bytes);
         plans.push(Plan {
             device: place.device.clone(),
             key: place.key.clone(),
             day,
             rows,
-            packed: Packed::new(&pieces::fold(kept, points))?,
+            packed,
         });
     }
 }

@@ -268,3 +268,40 @@ async fn one_damaged_day_holds_up_no_other() {
     let error = store.read::<_, StoreError, _>(read).await.unwrap_err();
     assert!(error.to_string().contains("packed telemetry"), "{error}");
 }
+
+#[tokio::test]
+async fn more_than_a_piece_can_hold_stays_in_rows_and_holds_up_no_other_key() {
+    let (_dir, store) = open();
+    store
+        .write::<_, StoreError, _>(|tx| {
+            let long = Value::from("x".repeat(1 << 20));
+            for n in 0..80 {
+                tx.put("x", "long", START + n, &long)?;
+                tx.put("x", "short", START + n, &n.into())?;
+            }
+            Ok(())
+        })
+        .await
+        .unwrap();
+    let rows = |key: &'static str| {
+        let store = store.clone();
+        let read = move |c: &Connection| {
+            let sql = "SELECT count(*) FROM sample WHERE key = ?1";
+            Ok(c.query_row(sql, [key], |row| row.get::<_, i64>(0))?)
+        };
+        async move { store.read::<_, StoreError, _>(read).await.unwrap() }
+    };
+    tidy(&store, &AGES, START + 2 * DAY).await.unwrap();
+    assert_eq!(rows("short").await, 1);
+    let left = rows("long").await;
+    assert!((16..80).contains(&left), "{left}");
+    let read = |c: &Connection| c.samples("x", "long", START + 40..START + 42, 10);
+    let found = store.read::<_, StoreError, _>(read).await.unwrap();
+    assert_eq!(found.len(), 2);
+    // They go when they are too old, some in each turn.
+    for _ in 0..8 {
+        tidy(&store, &AGES, START + 91 * DAY).await.unwrap();
+    }
+    assert_eq!((rows("long").await, rows("short").await), (0, 0));
+    assert_eq!(count(&store, "SELECT count(*) FROM piece").await, 0);
+}
