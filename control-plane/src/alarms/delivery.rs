@@ -57,6 +57,7 @@ pub(super) async fn run(store: &Store) {
         tasks: JoinSet::new(),
         under_way: HashMap::new(),
         coins: HashMap::new(),
+        waits: HashMap::new(),
     };
     loop {
         // When one is done the next one needn't wait.
@@ -76,6 +77,8 @@ struct Office {
     tasks: JoinSet<i64>,
     under_way: HashMap<i64, String>,
     coins: HashMap<String, Coins>,
+    /// Channels that have had their share, until when, in milliseconds since 1970.
+    waits: HashMap<String, i64>,
 }
 
 impl Office {
@@ -96,9 +99,12 @@ impl Office {
         while let Some(done) = self.tasks.try_join_next() {
             self.done(done);
         }
+        let now = now_ms();
+        self.waits.retain(|_, until| *until > now);
         let busy: HashSet<i64> = self.under_way.keys().copied().collect();
+        let waits: HashSet<String> = self.waits.keys().cloned().collect();
         let lines = store
-            .read(move |connection| lines(connection, now_ms(), &busy))
+            .read(move |connection| lines(connection, now, &busy, &waits))
             .await?;
         for line in lines {
             let Some(channel) = line.channel else {
@@ -114,10 +120,10 @@ impl Office {
                     break;
                 }
                 if let Some(wait) = self.charge(&channel) {
-                    let (name, until) = (line.name.clone(), now_ms() + wait);
+                    self.waits.insert(line.name.clone(), now + wait);
                     let reason = format!("the channel takes {} a minute", channel.per_minute);
                     store
-                        .write::<_, StoreError, _>(move |tx| put_off(tx, &name, until, &reason))
+                        .write::<_, StoreError, _>(move |tx| explain(tx, waiting.id, &reason))
                         .await?;
                     break;
                 }
@@ -173,7 +179,12 @@ async fn tell(store: Store, http: reqwest::Client, channel: Channel, waiting: Wa
 }
 
 /// What waits, in its order; at most so much of each channel as can be under way.
-fn lines(connection: &Connection, now: i64, busy: &HashSet<i64>) -> Result<Vec<Line>, StoreError> {
+fn lines(
+    connection: &Connection,
+    now: i64,
+    busy: &HashSet<i64>,
+    waits: &HashSet<String>,
+) -> Result<Vec<Line>, StoreError> {
     let mut query = connection.prepare_cached(
         "SELECT DISTINCT channel FROM alarm_delivery WHERE state = 'queued' AND next <= ?1",
     )?;
@@ -181,7 +192,7 @@ fn lines(connection: &Connection, now: i64, busy: &HashSet<i64>) -> Result<Vec<L
         .query_map([now], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     let mut lines = Vec::new();
-    for name in names {
+    for name in names.into_iter().filter(|name| !waits.contains(name)) {
         let mut query =
             connection.prepare_cached("SELECT settings FROM alarm_channel WHERE name = ?1")?;
         let channel: Option<Channel> = query
@@ -228,16 +239,10 @@ fn give_up(tx: &Transaction<'_>, channel: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn put_off(
-    tx: &Transaction<'_>,
-    channel: &str,
-    until: i64,
-    reason: &str,
-) -> Result<(), StoreError> {
-    tx.prepare_cached(
-        "UPDATE alarm_delivery SET next = ?2, reason = ?3 WHERE channel = ?1 AND state = 'queued' AND next < ?2",
-    )?
-    .execute(params![channel, until, reason])?;
+/// Says why the first of those that wait does.
+fn explain(tx: &Transaction<'_>, id: i64, reason: &str) -> Result<(), StoreError> {
+    tx.prepare_cached("UPDATE alarm_delivery SET reason = ?2 WHERE id = ?1 AND reason IS NULL")?
+        .execute(params![id, reason])?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Which samples matter: listens while telemetry is stored, and judges at the end of the same transaction. A sample that is well, of
 //! something that was well, costs a comparison of its key and one look into an index.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -95,6 +96,8 @@ impl Listener {
         let mut case: Option<Case<'_>> = None;
         let mut kept: HashMap<(usize, &str), Kept> = HashMap::new();
         let mut ignored: HashSet<(usize, &str)> = HashSet::new();
+        // Of each key, the newest of what was there before.
+        let mut before: HashMap<&str, Option<i64>> = HashMap::new();
         for one in &found {
             let Some(template) = rules.templates.get(one.template) else {
                 continue;
@@ -118,8 +121,8 @@ impl Listener {
                 return Ok(());
             };
             let track = match kept.entry(place) {
-                std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::hash_map::Entry::Vacant(entry) => {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
                     let before = judge::load(tx, device, &template.name, &one.instance)?;
                     let new = before.is_none();
                     if (new || !known)
@@ -144,11 +147,19 @@ impl Listener {
             let event = if waits {
                 Event::Heard(one.ts.min(now))
             } else {
-                if track.after.status().is_none()
-                    && one.verdict == Verdict::Crosses
-                    && late(tx, device, &one.key, one.ts, times.get(one.key.as_str()))?
-                {
-                    continue;
+                if track.after.status().is_none() && one.verdict == Verdict::Crosses {
+                    let key = one.key.as_str();
+                    let newest = match before.entry(key) {
+                        Entry::Occupied(known) => *known.get(),
+                        Entry::Vacant(new) => {
+                            let times = times.remove(key).unwrap_or_default();
+                            *new.insert(tx.newest_but(device, key, &times)?)
+                        }
+                    };
+                    // Late: it says nothing about now.
+                    if newest > Some(one.ts) {
+                        continue;
+                    }
                 }
                 Event::Sample {
                     ts: one.ts,
@@ -186,20 +197,6 @@ fn shown(value: &Value) -> Value {
         Value::Array(_) | Value::Object(_) => Value::Null,
         value => value.clone(),
     }
-}
-
-/// Whether there was a newer sample before those that have just come: then this one says nothing about now.
-fn late(
-    tx: &Transaction<'_>,
-    device: &str,
-    key: &str,
-    ts: i64,
-    batch: Option<&BTreeSet<i64>>,
-) -> Result<bool, StoreError> {
-    let most = batch.map_or(0, BTreeSet::len) + 1;
-    let newer = tx.samples(device, key, ts.saturating_add(1)..i64::MAX, most)?;
-    let known = |ts: i64| batch.is_some_and(|batch| batch.contains(&ts));
-    Ok(newer.iter().any(|sample| !known(sample.ts)))
 }
 
 /// Whether a device has as many instances as it may: it could make up any number. What is over gives way.

@@ -65,6 +65,11 @@ fn write(tx: &Transaction<'_>, template: &Template) -> Result<(), StoreError> {
          ON CONFLICT DO UPDATE SET rule = excluded.rule, offline = excluded.offline, changed = excluded.changed",
         params![template.name, to_json(template)?, hold, now / 1000],
     )?;
+    // What has begun may be over, or due at another time. A look too many does no harm.
+    tx.execute(
+        "UPDATE alarm_track SET due = ?2 WHERE template = ?1 AND (open OR due IS NOT NULL)",
+        params![template.name, now],
+    )?;
     if let Some(hold) = hold {
         tx.execute(
             "INSERT OR IGNORE INTO alarm_track (device, template, instance, due) SELECT id, ?1, '', ?2 FROM device",
@@ -101,14 +106,16 @@ pub(super) fn remove_template(
     Ok(true)
 }
 
-/// Ends all that a template has begun; nobody is told.
+/// Ends all that a template has begun; nobody is told but who reads the stream.
 fn withdraw(tx: &Transaction<'_>, template: &str, now: i64) -> Result<(), StoreError> {
-    tx.execute(
-        "INSERT INTO alarm_event (alarm, time, kind, text)
-         SELECT id, ?2, 'withdrawn', 'the template was changed or removed' FROM alarm
-         WHERE template = ?1 AND status IN ('firing', 'acknowledged')",
-        params![template, now / 1000],
+    let mut open = tx.prepare(
+        "SELECT id FROM alarm WHERE template = ?1 AND status IN ('firing', 'acknowledged')",
     )?;
+    let open = open.query_map([template], |row| row.get(0))?;
+    for alarm in open.collect::<Result<Vec<i64>, _>>()? {
+        let text = "the template was changed or removed";
+        life::event(tx, alarm, now / 1000, "withdrawn", text)?;
+    }
     tx.execute(
         "UPDATE alarm SET status = 'resolved', resolved = ?2 WHERE template = ?1 AND status IN ('firing', 'acknowledged')",
         params![template, now / 1000],

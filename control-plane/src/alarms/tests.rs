@@ -375,6 +375,64 @@ async fn a_silence_holds_back_the_notice_and_a_changed_template_withdraws() {
 }
 
 #[tokio::test]
+async fn who_reads_the_stream_hears_that_a_template_was_withdrawn() {
+    let mut template = storage();
+    template["for"] = json!("0s");
+    let world = World::new(&[template]).await;
+    for device in ["a", "b"] {
+        world
+            .send(device, json!({ "disk./.used_percent": 95 }))
+            .await;
+    }
+    world
+        .write(|tx| Ok(manage::remove_template(tx, "ada", "storage")?))
+        .await;
+    let told = world
+        .read(|c| {
+            let sql =
+                "SELECT device FROM stream_block WHERE kind = 'alarm' ORDER BY first DESC LIMIT 2";
+            let mut query = c.prepare(sql)?;
+            let devices = query.query_map([], |row| row.get(0))?;
+            devices.collect::<rusqlite::Result<Vec<String>>>()
+        })
+        .await;
+    assert_eq!(told, ["b", "a"]);
+    let withdrawn = "SELECT count(*) FROM alarm_event WHERE kind = 'withdrawn'";
+    let withdrawn = world.read(move |c| c.query_row(withdrawn, [], |row| row.get::<_, i64>(0)));
+    assert_eq!(withdrawn.await, 2);
+}
+
+#[tokio::test]
+async fn a_template_that_changes_is_looked_at_anew() {
+    let mut offline = json!({ "name": "off", "resource": "device-state", "when": "offline", "for": "30d", "severity": "warning" });
+    let mut world = World::new(std::slice::from_ref(&offline)).await;
+    world.wait(600).await;
+    world.is(&[]).await;
+    // A shorter time is over already.
+    offline["for"] = json!("5m");
+    let changed = serde_json::from_value(offline.clone()).unwrap();
+    world
+        .write(move |tx| manage::put_template(tx, "ada", &changed))
+        .await;
+    world.wait(1).await;
+    let both: [(&str, &[&str]); 2] = [("a  firing", &["ops fired"]), ("b  firing", &["ops fired"])];
+    world.is(&both).await;
+    // A device that is no longer meant.
+    offline["select"] = json!({ "group": "g" });
+    let narrowed = serde_json::from_value(offline).unwrap();
+    world
+        .write(move |tx| manage::put_template(tx, "ada", &narrowed))
+        .await;
+    world.wait(1).await;
+    world
+        .is(&[
+            ("a  firing", &["ops fired"]),
+            ("b  resolved", &["ops fired"]),
+        ])
+        .await;
+}
+
+#[tokio::test]
 async fn rules_that_were_undone_are_not_remembered() {
     let world = World::new(&[storage()]).await;
     let undone = world
