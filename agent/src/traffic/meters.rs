@@ -78,18 +78,7 @@ impl Owners {
                     continue;
                 }
             }
-            let meter = Meter {
-                kind: Kind::Container,
-                name: owner.map_or(OTHERS, |owner| &owner.workload).to_owned(),
-                customer: owner.map(|owner| owner.customer.clone()),
-                business: owner.map(|owner| owner.business.clone()),
-            };
-            readings.push(Reading {
-                meter,
-                epoch: format!("port {port}"),
-                rx: bytes.to,
-                tx: bytes.from,
-            });
+            readings.push(reading(*port, bytes, owner));
         }
         readings
     }
@@ -108,6 +97,27 @@ impl Owners {
             self.strange.remove(port);
         }
     }
+}
+
+fn reading(port: u32, bytes: &Bytes, owner: Option<&Owner>) -> Reading {
+    let meter = Meter {
+        kind: Kind::Container,
+        name: owner.map_or(OTHERS, |owner| &owner.workload).to_owned(),
+        customer: owner.map(|owner| owner.customer.clone()),
+        business: owner.map(|owner| owner.business.clone()),
+    };
+    Reading {
+        meter,
+        epoch: format!("port {port}"),
+        rx: bytes.to,
+        tx: bytes.from,
+    }
+}
+
+/// What ports have counted, whoever they belong to.
+pub fn all(ports: &BTreeMap<u32, Bytes>) -> Vec<Reading> {
+    let reading = |(port, bytes): (&u32, &Bytes)| reading(*port, bytes, None);
+    ports.iter().map(reading).collect()
 }
 
 /// The readings of the interfaces that are metered; `wanted` as in the settings.

@@ -87,7 +87,7 @@ struct Metering {
     shelf: Shelf,
     book: Book,
     kept: Instant,
-    /// Whether there are owners in the book that aren't on the disk.
+    /// Whether the book says more of ports than the disk does, but for their bytes.
     has_news: bool,
     /// When workloads' ports are tried again, after a failure.
     ports_again: Option<Instant>,
@@ -196,6 +196,11 @@ impl Metering {
         self.ports_again = match ports {
             None => self.ports_again,
             Some(Ok(ports)) => {
+                if std::mem::take(&mut self.book.is_behind) {
+                    let all = meters::all(&ports.counted);
+                    self.book.ledger.overlook(at, all);
+                    self.has_news = true;
+                }
                 let owners = &mut self.book.owners;
                 self.has_news |= owners.learn(&links, ports.namespaces.as_deref());
                 readings.extend(owners.readings(&links, &ports.counted));

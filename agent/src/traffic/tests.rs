@@ -225,6 +225,35 @@ async fn a_life_between_two_readings_is_billed_though_the_agent_is_killed() {
     assert_eq!(node.records("c2"), (sent, 0));
 }
 
+#[tokio::test]
+async fn a_book_that_is_lost_bills_nothing_again() {
+    let (world, folder) = (World::new("lost"), tempfile::tempdir().unwrap());
+    let mut node = Node::start(folder.path(), 0).await;
+    node.take(world.counters(world.running()));
+    world.send(1, 40, 900);
+    node.take(world.counters(world.running()));
+    node.metering.keep().await.unwrap();
+    let steady_ms = node.steady_ms;
+    drop(node);
+    std::fs::remove_file(folder.path().join("traffic.json")).unwrap();
+
+    // The next agent reads interfaces before there is Docker, is killed, and meters ports before it knows whose they are.
+    let links = || within(&world.node.0, links::links).unwrap();
+    let mut node = Node::start(folder.path(), steady_ms).await;
+    node.take(Counters {
+        links: links(),
+        ports: None,
+    });
+    node.metering.keep().await.unwrap();
+    drop(node);
+    let mut node = Node::start(folder.path(), steady_ms + 10_000).await;
+    node.take(world.counters(None));
+    let sent = world.send(1, 3, 300);
+    node.take(world.counters(world.running()));
+    assert_eq!(node.records("c1"), (0, sent));
+    assert_eq!(node.records("c2"), (sent, 0));
+}
+
 #[test]
 fn bytes_are_counted_once_whoever_else_made_the_table() {
     let world = World::new("twice");
