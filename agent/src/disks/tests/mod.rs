@@ -3,7 +3,7 @@
 mod bench;
 mod refusals;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +89,8 @@ fn it_is_made_once_as_declared_and_the_second_time_nothing_is_done() {
     fs::write(bench.at("small/file"), "dear").unwrap();
     bench.reboot();
     assert!(bench.options("small").is_none());
-    let missing = bench.runner().round(&bench.declare(&layout)).missing;
+    let none = BTreeSet::new();
+    let missing = bench.runner().round(&bench.declare(&layout), &none).missing;
     assert_eq!(missing.len(), 3);
     // Nothing can be written where the disk is missing.
     bench.reboot();
@@ -98,7 +99,7 @@ fn it_is_made_once_as_declared_and_the_second_time_nothing_is_done() {
     bench.apply(&layout);
     assert_eq!(fs::read(bench.at("small/file")).unwrap(), b"dear");
     let mut runner = bench.runner();
-    let round = runner.round(&bench.declare(&layout));
+    let round = runner.round(&bench.declare(&layout), &none);
     assert!(round.missing.is_empty());
     let status = bench.round(&mut runner, &layout);
     assert!(
@@ -284,6 +285,47 @@ fn a_dry_run_tells_the_plan_and_changes_nothing() {
     )
     .unwrap();
     assert_eq!(told.values().next().unwrap().plan, status.plan);
+}
+
+#[test]
+fn a_look_that_fails_takes_no_mount_away_and_is_tried_again_soon() {
+    if !alone(
+        module_path!(),
+        "a_look_that_fails_takes_no_mount_away_and_is_tried_again_soon",
+    ) {
+        return;
+    }
+    let mut bench = Bench::with_disk(128);
+    let layout = bench.layout(&["a rest ext4"]);
+    bench.apply(&layout);
+    let (declared, mut runner) = (bench.declare(&layout), bench.runner());
+    let none = BTreeSet::new();
+    let all: BTreeSet<_> = declared
+        .usable()
+        .flat_map(|disk| disk.mounts().cloned())
+        .collect();
+    bench::replace("wipefs", "exit 1");
+    for seconds in [10, 20, 40] {
+        let round = runner.round(&declared, &none);
+        assert_eq!(round.missing, none);
+        assert_eq!(round.pause, Duration::from_secs(seconds));
+    }
+    // What was missing before is no better for it, nor what isn't mounted.
+    assert_eq!(runner.round(&declared, &all).missing, all);
+    bench.reboot();
+    assert_eq!(runner.round(&declared, &none).missing, all);
+    fs::remove_file(bench::replaced("wipefs")).unwrap();
+    bench.apply(&layout);
+    let round = runner.round(&declared, &all);
+    assert_eq!(
+        (round.missing, round.pause),
+        (none.clone(), Duration::from_secs(300))
+    );
+    // A disk that is gone is missing, though the kernel shows its mount still.
+    let disks = std::mem::take(&mut bench.loops);
+    let round = bench.runner().round(&declared, &none);
+    bench.loops = disks;
+    assert_eq!(round.missing, all);
 }
 
 #[test]
