@@ -9,7 +9,7 @@ use cairn_topology::{Course, Guid, Step, courses};
 use cairn_wire::disk::{DiskState, MountPoint, Name, Status, report};
 use cairn_wire::{Disk as Wanted, Disks};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use super::hands::{self, Hands};
 use super::look::{Catalogue, Look, Sight};
@@ -45,6 +45,8 @@ pub struct Deps<C> {
     pub missing: watch::Sender<Missing>,
     /// Where reports go.
     pub outbox: Outbox,
+    /// Whose turn it is to touch disks, as long as the process lives: a step goes on when its loop has ended.
+    pub turn: Arc<Mutex<()>>,
 }
 
 /// What no disk can say of itself.
@@ -93,22 +95,34 @@ fn pause_after(failures: u32) -> Duration {
 /// Lays disks out until told to end. What is mounted stays.
 pub async fn run<C: Catalogue>(deps: Deps<C>, mut shutdown: Shutdown) {
     let Deps {
+        settings,
+        look,
+        mounter,
+        memory,
         mut declared,
         missing,
         outbox,
-        ..
+        turn,
     } = deps;
-    let mut runner = Runner::new(deps.settings, deps.look, deps.mounter, deps.memory);
     let mut told: BTreeMap<Name, Status> = BTreeMap::new();
     let work = boxed(async move {
+        // A step of the loop before this one may have something to remember yet.
+        drop(turn.lock().await);
+        let mut runner = Runner::new(settings, look, mounter, memory);
         loop {
+            let turn = turn.clone().lock_owned().await;
             let wanted = declared.borrow_and_update().clone();
             publish(wanted.as_deref(), &missing);
             let pause = match wanted {
-                None => None,
+                None => {
+                    drop(turn);
+                    None
+                }
                 Some(wanted) => {
                     let before = missing.borrow().clone().unwrap_or_default();
                     let round = tokio::task::spawn_blocking(move || {
+                        // Held to the end of the round, also if nobody waits for it any more.
+                        let _turn = turn;
                         let round = runner.round(&wanted, &before);
                         (runner, round)
                     });
