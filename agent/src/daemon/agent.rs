@@ -139,6 +139,7 @@ impl Agent {
             outbox: self.outbox.clone(),
             declared: self.orders.workloads(),
             running: self.running.subscribe(),
+            workloads: settings.workloads.clone(),
             shown: self.tampering.clone(),
         };
         round.spawn(|shutdown| tamper::run(guarding, shutdown));

@@ -198,6 +198,7 @@ mod tests {
             customer: "acme".into(),
             business: "vod".into(),
             namespace: PathBuf::from("/run/docker/netns/1"),
+            ports: BTreeSet::new(),
         };
         let ports: BTreeMap<u32, Bytes> = [(2, 1), (7, 100), (8, 200)]
             .map(|(port, from)| (port, Bytes { from, to: 5 }))

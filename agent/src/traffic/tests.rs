@@ -69,6 +69,7 @@ impl World {
             customer: format!("c{number}"),
             business: "vod".into(),
             namespace: space.path(),
+            ports: Default::default(),
         });
         Some(Arc::new(running.collect()))
     }
