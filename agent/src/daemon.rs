@@ -147,6 +147,7 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
         workloads: watch::channel(Arc::default()).0,
         steering: watch::channel(None).0,
         missing: watch::channel(None).0,
+        disks_turn: Arc::default(),
         progress: watch::channel(Value::Null).0,
         lines: watch::channel(Object::new()).0,
         tampering: watch::channel(tamper::Shown::default()).0,

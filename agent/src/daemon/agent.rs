@@ -8,7 +8,7 @@ use cairn_wire::Object;
 use cairn_wire::workload::{self, Name};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, watch};
 
 use super::Paths;
 use super::tasks::Tasks;
@@ -56,6 +56,8 @@ pub(super) struct Agent {
     pub(super) steering: watch::Sender<Option<workloads::Handle>>,
     /// Where disks should be mounted and aren't.
     pub(super) missing: watch::Sender<disks::Missing>,
+    /// Whose turn it is to touch disks.
+    pub(super) disks_turn: Arc<Mutex<()>>,
     /// What it does, as the socket tells it.
     pub(super) progress: watch::Sender<Value>,
     /// How its lines are, as the socket tells it.
@@ -137,6 +139,7 @@ impl Agent {
             outbox: self.outbox.clone(),
             declared: self.orders.workloads(),
             running: self.running.subscribe(),
+            workloads: settings.workloads.clone(),
             shown: self.tampering.clone(),
         };
         round.spawn(|shutdown| tamper::run(guarding, shutdown));
@@ -196,6 +199,7 @@ impl Agent {
             declared: self.orders.disks(),
             missing: self.missing.clone(),
             outbox: self.outbox.clone(),
+            turn: self.disks_turn.clone(),
         };
         round.spawn(|shutdown| disks::run(deps, shutdown));
     }

@@ -68,6 +68,15 @@ pub struct Look<C> {
     pub data: PathBuf,
 }
 
+/// All disks.
+#[derive(Debug, Default)]
+pub struct Sight {
+    /// Those that could be looked at.
+    pub disks: Vec<Disk>,
+    /// The others by their names, and where they are mounted.
+    pub unseen: BTreeMap<String, Vec<String>>,
+}
+
 /// What is the same for all disks.
 struct Around {
     mounted: Vec<Mounted>,
@@ -77,25 +86,37 @@ struct Around {
     links: BTreeMap<String, Vec<String>>,
 }
 
+impl Around {
+    /// Where a disk is mounted, through whatever layers.
+    fn mounts(&self, node: &str) -> Vec<String> {
+        let is_on = |mount: &&Mounted| disks_below(mount.device, 0).iter().any(|disk| disk == node);
+        let mounts = self.mounted.iter().filter(is_on);
+        mounts.map(|mount| mount.at.display().to_string()).collect()
+    }
+}
+
 impl<C: Catalogue> Look<C> {
-    /// All disks; one that can't be looked at is left out, and that is logged. `erasures` counts by serial number.
+    /// All disks; why one can't be looked at is logged. `erasures` counts by serial number.
     ///
     /// # Errors
     /// If not even their names are known.
-    pub fn all(&self, erasures: &BTreeMap<String, u32>) -> io::Result<Vec<Disk>> {
+    pub fn all(&self, erasures: &BTreeMap<String, u32>) -> io::Result<Sight> {
         let around = self.around()?;
-        let mut disks = Vec::new();
+        let mut sight = Sight::default();
         for entry in fs::read_dir("/sys/block")? {
             let name = entry?.file_name();
             let Some(node) = name.to_str().filter(|node| self.catalogue.is_disk(node)) else {
                 continue;
             };
             match self.disk(node, &around, erasures, false) {
-                Ok(disk) => disks.extend(disk),
-                Err(reason) => tracing::warn!(disk = node, reason, "cannot be looked at"),
+                Ok(disk) => sight.disks.extend(disk),
+                Err(reason) => {
+                    tracing::warn!(disk = node, reason, "cannot be looked at");
+                    sight.unseen.insert(node.to_owned(), around.mounts(node));
+                }
             }
         }
-        Ok(disks)
+        Ok(sight)
     }
 
     /// One of them; with `held` we are those who have it to themselves.

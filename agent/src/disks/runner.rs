@@ -9,10 +9,10 @@ use cairn_topology::{Course, Guid, Step, courses};
 use cairn_wire::disk::{DiskState, MountPoint, Name, Status, report};
 use cairn_wire::{Disk as Wanted, Disks};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use super::hands::{self, Hands};
-use super::look::{Catalogue, Look};
+use super::look::{Catalogue, Look, Sight};
 use super::mounter::{self, Mounter};
 use super::mountinfo;
 use super::tools;
@@ -26,7 +26,7 @@ use crate::shutdown::{Shutdown, boxed};
 const LIMIT: u64 = 1 << 20;
 /// How often disks are looked at when there is nothing to do.
 const ROUND: Duration = Duration::from_secs(300);
-/// How long after a failure a step is tried again; longer after each next one.
+/// How long after a failure a step or a look is tried again; longer after each next one.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// What is needed.
@@ -45,6 +45,8 @@ pub struct Deps<C> {
     pub missing: watch::Sender<Missing>,
     /// Where reports go.
     pub outbox: Outbox,
+    /// Whose turn it is to touch disks, as long as the process lives: a step goes on when its loop has ended.
+    pub turn: Arc<Mutex<()>>,
 }
 
 /// What no disk can say of itself.
@@ -63,6 +65,8 @@ pub(super) struct Runner<C> {
     /// What was done last for a disk: the same again means that it had no effect.
     done: BTreeMap<Name, Step>,
     failed: BTreeMap<Name, Failure>,
+    /// How often in a row there was a disk that couldn't be looked at.
+    blind: u32,
 }
 
 /// A step failed.
@@ -79,28 +83,47 @@ pub(super) struct Round {
     pub(super) status: BTreeMap<Name, Status>,
     pub(super) missing: BTreeSet<MountPoint>,
     /// How long nothing is to be done.
-    pause: Duration,
+    pub(super) pause: Duration,
+}
+
+/// How long nothing is tried again after so many failures in a row.
+fn pause_after(failures: u32) -> Duration {
+    let longer = failures.saturating_sub(1).min(6);
+    RETRY.saturating_mul(1 << longer).min(ROUND)
 }
 
 /// Lays disks out until told to end. What is mounted stays.
 pub async fn run<C: Catalogue>(deps: Deps<C>, mut shutdown: Shutdown) {
     let Deps {
+        settings,
+        look,
+        mounter,
+        memory,
         mut declared,
         missing,
         outbox,
-        ..
+        turn,
     } = deps;
-    let mut runner = Runner::new(deps.settings, deps.look, deps.mounter, deps.memory);
     let mut told: BTreeMap<Name, Status> = BTreeMap::new();
     let work = boxed(async move {
+        // A step of the loop before this one may have something to remember yet.
+        drop(turn.lock().await);
+        let mut runner = Runner::new(settings, look, mounter, memory);
         loop {
+            let turn = turn.clone().lock_owned().await;
             let wanted = declared.borrow_and_update().clone();
             publish(wanted.as_deref(), &missing);
             let pause = match wanted {
-                None => None,
+                None => {
+                    drop(turn);
+                    None
+                }
                 Some(wanted) => {
+                    let before = missing.borrow().clone().unwrap_or_default();
                     let round = tokio::task::spawn_blocking(move || {
-                        let round = runner.round(&wanted);
+                        // Held to the end of the round, also if nobody waits for it any more.
+                        let _turn = turn;
+                        let round = runner.round(&wanted, &before);
                         (runner, round)
                     });
                     let round = match round.await {
@@ -152,23 +175,32 @@ impl<C: Catalogue> Runner<C> {
             file,
             done: BTreeMap::new(),
             failed: BTreeMap::new(),
+            blind: 0,
         }
     }
 
-    /// Looks once, and does one step for each disk.
-    pub(super) fn round(&mut self, declared: &Disks) -> Round {
+    /// Looks once, and does one step for each disk. `before` is where mounts were missing until now.
+    pub(super) fn round(&mut self, declared: &Disks, before: &BTreeSet<MountPoint>) -> Round {
         if !self.done.is_empty() {
             tools::settle();
         }
-        let seen = self
-            .hands
-            .look
-            .all(&self.memory.erasures)
-            .unwrap_or_else(|error| {
+        let looked = self.hands.look.all(&self.memory.erasures);
+        self.blind = match &looked {
+            Ok(sight) if sight.unseen.is_empty() => 0,
+            _ => self.blind.saturating_add(1),
+        };
+        let Sight { disks, unseen } = match looked {
+            Ok(sight) => sight,
+            Err(error) => {
                 tracing::warn!(%error, "cannot look at disks");
-                Vec::new()
-            });
-        let courses = courses(declared, &seen, &self.settings.mount_folders);
+                return Round {
+                    status: BTreeMap::new(),
+                    missing: before.clone(),
+                    pause: pause_after(self.blind),
+                };
+            }
+        };
+        let courses = courses(declared, &disks, &self.settings.mount_folders);
         let mut status: BTreeMap<Name, Status> = courses
             .iter()
             .map(|(name, course)| (name.clone(), state(course)))
@@ -215,24 +247,29 @@ impl<C: Catalogue> Runner<C> {
             .failed
             .values()
             .map(|failure| failure.until.saturating_duration_since(now));
+        let look = (self.blind > 0).then(|| pause_after(self.blind));
         let pause = if worked {
             Duration::ZERO
         } else {
-            due.min().unwrap_or(ROUND)
+            due.chain(look).min().unwrap_or(ROUND)
         };
+        let mut missing = missing(declared, &courses);
+        // Of a disk that can't be looked at just now it is as it was.
+        let unseen: BTreeSet<&str> = unseen.values().flatten().map(String::as_str).collect();
+        missing.retain(|at| before.contains(at) || !unseen.contains(at.as_str()));
         Round {
-            missing: missing(declared, &courses),
+            missing,
             status,
             pause: pause.min(ROUND),
         }
     }
 
     fn fail(&mut self, name: &Name, reason: String) {
-        let times = self.failed.get(name).map_or(0, |failure| failure.times);
-        let pause = RETRY.saturating_mul(1 << times.min(6)).min(ROUND);
+        let before = self.failed.get(name).map_or(0, |failure| failure.times);
+        let times = before.saturating_add(1);
         let failure = Failure {
-            times: times.saturating_add(1),
-            until: Instant::now() + pause,
+            times,
+            until: Instant::now() + pause_after(times),
             reason,
         };
         self.failed.insert(name.clone(), failure);
@@ -401,7 +438,7 @@ pub fn describe<C: Catalogue>(
     let memory: Memory = kept
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or_default();
-    let seen = look.all(&memory.erasures)?;
+    let seen = look.all(&memory.erasures)?.disks;
     let courses = courses(declared, &seen, &settings.mount_folders);
     let told = courses.iter().map(|(name, course)| {
         let mut status = state(course);

@@ -35,7 +35,7 @@ use cairn_tamper::sockets::{Port, Protocol};
 use cairn_tamper::watch::Change;
 use cairn_tamper::{Finding, Kind};
 use cairn_wire::Object;
-use cairn_wire::workload::{Declared, Workloads, parts};
+use cairn_wire::workload::{Workloads, parts};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -43,7 +43,7 @@ use crate::clock::{Clock, Raw};
 use crate::outbox::{Outbox, Priority};
 use crate::shutdown::Shutdown;
 use crate::telemetry::{Sources, disks};
-use crate::workloads::Runs;
+use crate::workloads::{self, Running, Runs};
 use image::{Digests, Image};
 use kmsg::Kmsg;
 use memory::{Errors, Memory, Shelf};
@@ -74,8 +74,10 @@ pub struct Deps {
     pub outbox: Outbox,
     /// The workloads that are declared; their ports are expected.
     pub declared: watch::Receiver<Option<Arc<Workloads>>>,
-    /// Those that run.
+    /// Those that run; their ports are expected, too.
     pub running: watch::Receiver<Runs>,
+    /// `[workloads]`: whether any are run.
+    pub workloads: workloads::Settings,
     /// What others show.
     pub shown: watch::Sender<Shown>,
 }
@@ -137,7 +139,7 @@ struct At {
     synchronised: Option<SystemTime>,
     units: Result<String, String>,
     published: BTreeSet<Port>,
-    containers: BTreeSet<String>,
+    containers: Option<BTreeSet<String>>,
 }
 
 impl Deps {
@@ -150,33 +152,35 @@ impl Deps {
             Err(reason) => Err(reason),
         };
         let declared = self.declared.borrow().clone();
-        let running = self.running.borrow().clone().unwrap_or_default();
+        let running = self.running.borrow().clone();
+        // Where no workloads are run nobody asks Docker, and what it runs is nobody's.
+        let running = running.or_else(|| (!self.workloads.is_enabled()).then(Arc::default));
+        let ids = |running: &Arc<Vec<Running>>| running.iter().map(|one| one.id.clone()).collect();
         At {
             raw: self.clock.raw(),
             synchronised: Clock::synchronised(),
             units,
-            published: declared.as_deref().map(published).unwrap_or_default(),
-            containers: running.iter().map(|running| running.id.clone()).collect(),
+            published: published(declared.as_deref(), running.as_deref().map(Vec::as_slice)),
+            containers: running.as_ref().map(ids),
         }
     }
 }
 
-/// The node's ports that lead to workloads.
-fn published(workloads: &Workloads) -> BTreeSet<Port> {
-    let usable = workloads.iter().filter_map(|item| match item {
-        Declared::Usable(workload) => Some(workload),
-        Declared::Unusable { .. } => None,
-    });
-    let port = |port: &parts::Port| Port {
-        protocol: match port.protocol {
+/// The node's ports that lead to workloads: as they are declared, and as they run still or already.
+fn published(declared: Option<&Workloads>, running: Option<&[Running]>) -> BTreeSet<Port> {
+    let declared = declared.into_iter().flat_map(Workloads::usable);
+    let declared = declared.flat_map(|workload| &workload.ports);
+    let declared = declared.map(|port| (port.protocol, port.host));
+    let running = running.into_iter().flatten();
+    let running = running.flat_map(|one| one.ports.iter().copied());
+    let port = |(protocol, number)| Port {
+        protocol: match protocol {
             parts::Protocol::Tcp => Protocol::Tcp,
             parts::Protocol::Udp => Protocol::Udp,
         },
-        number: port.host,
+        number,
     };
-    usable
-        .flat_map(|workload| workload.ports.iter().map(port))
-        .collect()
+    declared.chain(running).map(port).collect()
 }
 
 /// Everything that is remembered from look to look.
@@ -356,6 +360,7 @@ impl Guard {
                     units,
                     published: at.published,
                     containers: at.containers,
+                    found: self.memory.watch.found(Kind::Ports),
                 };
                 ports.look(sources, &expected)
             });

@@ -37,25 +37,32 @@ pub struct Expected {
     pub units: BTreeSet<String>,
     /// What workloads publish.
     pub published: BTreeSet<Port>,
-    /// The containers that run for workloads.
-    pub containers: BTreeSet<String>,
+    /// The containers that run for workloads; none before Docker was asked.
+    pub containers: Option<BTreeSet<String>>,
+    /// What was found last: what can't be judged stays as it was.
+    pub found: BTreeSet<Finding>,
 }
 
 impl Expected {
-    fn allows(&self, port: Port, owner: &Owner) -> bool {
+    /// None if only Docker could tell, and wasn't asked yet.
+    fn allows(&self, port: Port, owner: &Owner) -> Option<bool> {
         if owner.group == SYSTEMD && owner.pid == 1 {
-            return true;
+            return Some(true);
         }
         if let Some(id) = owner.container() {
-            return self.containers.contains(id);
+            return Some(self.containers.as_ref()?.contains(id));
         }
-        match owner.unit() {
-            Some(unit) if FOR_OTHERS.contains(&unit) => self.published.contains(&port),
+        let allowed = match owner.unit() {
+            Some(unit) if FOR_OTHERS.contains(&unit) => {
+                let is_published = self.published.contains(&port);
+                return (is_published || self.containers.is_some()).then_some(is_published);
+            }
             Some(unit) if glob::any(&LOGINS, unit) => false,
             Some(unit) if glob::matches(SSH.0, unit) && owner.program != SSH.1 => false,
             Some(unit) => self.units.contains(unit),
             None => false,
-        }
+        };
+        Some(allowed)
     }
 }
 
@@ -88,8 +95,13 @@ impl Ports {
         let mut findings = Vec::new();
         for listener in &listeners {
             match self.owners.get(&listener.inode) {
-                Some(owner) if expected.allows(listener.port, owner) => {}
-                Some(owner) => findings.push(sockets::finding(listener, owner)),
+                Some(owner) => {
+                    let finding = sockets::finding(listener, owner);
+                    let allowed = expected.allows(listener.port, owner);
+                    if !allowed.unwrap_or_else(|| !expected.found.contains(&finding)) {
+                        findings.push(finding);
+                    }
+                }
                 // The kernel's own have no number. Any other without an owner is gone, or wasn't shown.
                 None if listener.inode == 0 => {
                     findings.push(sockets::finding(listener, &Owner::default()));

@@ -22,6 +22,9 @@ pub struct Book {
     pub owners: Owners,
     /// The boot.
     pub boot: String,
+    /// Whether ports may have counted for a book that is lost: it has billed that, and this one doesn't.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_behind: bool,
 }
 
 impl Book {
@@ -67,12 +70,15 @@ impl Shelf {
             Some(book) => Book {
                 owners: Owners::default(),
                 boot: boot.to_owned(),
+                // The counters have begun anew.
+                is_behind: false,
                 ..book
             },
             None => Book {
                 ledger: Ledger::begin(format!("{:032x}", rand::random::<u128>())),
                 owners: Owners::default(),
                 boot: boot.to_owned(),
+                is_behind: true,
             },
         })
     }
@@ -118,7 +124,9 @@ mod tests {
         book.ledger.read(&at, vec![reading]);
         shelf.keep(&book.to_bytes().unwrap()).unwrap();
         assert_eq!(shelf.open("b1").unwrap(), book);
+        assert!(book.is_behind);
         let rebooted = shelf.open("b2").unwrap();
+        assert!(!rebooted.is_behind);
         assert_eq!(
             (rebooted.boot.as_str(), &rebooted.ledger),
             ("b2", &book.ledger)

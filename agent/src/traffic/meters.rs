@@ -1,6 +1,6 @@
 //! Which counters count for whom.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_traffic::{Kind, Meter, Reading};
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use super::ports::Bytes;
 use crate::workloads::Running;
 
 /// The name under which traffic is metered that can't be told whose it is: of containers that aren't ours, and of those that
-/// came and went while no agent ran.
+/// were gone before Docker showed them to the agent.
 pub const OTHERS: &str = "(others)";
 /// For how many readings a port may be nobody's before it is one of the others': Docker makes it before it starts the container.
 const GRACE: u32 = 6;
@@ -36,21 +36,26 @@ struct Owner {
 }
 
 impl Owners {
-    /// Learns which ports lead to which workloads, whose network namespaces have these numbers; if anybody has looked.
-    pub fn learn(&mut self, links: &[Link], namespaces: Option<&[(i32, Running)]>) {
-        let Some(namespaces) = namespaces else { return };
+    /// Learns which ports lead to which workloads, whose network namespaces have these numbers; if anybody has looked. Gives
+    /// whether one wasn't known.
+    pub fn learn(&mut self, links: &[Link], namespaces: Option<&[(i32, Running)]>) -> bool {
+        let Some(namespaces) = namespaces else {
+            return false;
+        };
         self.looked = true;
+        let before = self.known.len();
         for (namespace, running) in namespaces {
             for link in links.iter().filter(|link| link.peer == Some(*namespace)) {
                 self.strange.remove(&link.index);
-                let owner = Owner {
+                // A port is one container's for as long as it is there.
+                self.known.entry(link.index).or_insert_with(|| Owner {
                     workload: running.workload.to_string(),
                     customer: running.customer.clone(),
                     business: running.business.clone(),
-                };
-                self.known.insert(link.index, owner);
+                });
             }
         }
+        self.known.len() > before
     }
 
     /// The readings of workloads' ports. A living one that is nobody's yet is left out for a while: its counters wait.
@@ -73,20 +78,16 @@ impl Owners {
                     continue;
                 }
             }
-            let meter = Meter {
-                kind: Kind::Container,
-                name: owner.map_or(OTHERS, |owner| &owner.workload).to_owned(),
-                customer: owner.map(|owner| owner.customer.clone()),
-                business: owner.map(|owner| owner.business.clone()),
-            };
-            readings.push(Reading {
-                meter,
-                epoch: format!("port {port}"),
-                rx: bytes.to,
-                tx: bytes.from,
-            });
+            readings.push(reading(*port, bytes, owner));
         }
         readings
+    }
+
+    /// The ports that no interface has any more, whether they have counted anything or not.
+    pub fn gone(&self, links: &[Link], ports: &BTreeMap<u32, Bytes>) -> Vec<u32> {
+        let there: BTreeSet<u32> = links.iter().map(|link| link.index).collect();
+        let all: BTreeSet<u32> = ports.keys().chain(self.known.keys()).copied().collect();
+        all.difference(&there).copied().collect()
     }
 
     /// Ports that are gone are forgotten.
@@ -96,6 +97,27 @@ impl Owners {
             self.strange.remove(port);
         }
     }
+}
+
+fn reading(port: u32, bytes: &Bytes, owner: Option<&Owner>) -> Reading {
+    let meter = Meter {
+        kind: Kind::Container,
+        name: owner.map_or(OTHERS, |owner| &owner.workload).to_owned(),
+        customer: owner.map(|owner| owner.customer.clone()),
+        business: owner.map(|owner| owner.business.clone()),
+    };
+    Reading {
+        meter,
+        epoch: format!("port {port}"),
+        rx: bytes.to,
+        tx: bytes.from,
+    }
+}
+
+/// What ports have counted, whoever they belong to.
+pub fn all(ports: &BTreeMap<u32, Bytes>) -> Vec<Reading> {
+    let reading = |(port, bytes): (&u32, &Bytes)| reading(*port, bytes, None);
+    ports.iter().map(reading).collect()
 }
 
 /// The readings of the interfaces that are metered; `wanted` as in the settings.
@@ -123,16 +145,6 @@ fn fits(name: &str, wanted: &str) -> bool {
         Some(stem) => name.starts_with(stem),
         None => name == wanted,
     }
-}
-
-/// Those of `ports` that no interface has any more.
-pub fn gone(links: &[Link], ports: &BTreeMap<u32, Bytes>) -> Vec<u32> {
-    let is_there = |port: &u32| links.iter().any(|link| link.index == *port);
-    ports
-        .keys()
-        .filter(|port| !is_there(port))
-        .copied()
-        .collect()
 }
 
 #[cfg(test)]
@@ -186,6 +198,7 @@ mod tests {
             customer: "acme".into(),
             business: "vod".into(),
             namespace: PathBuf::from("/run/docker/netns/1"),
+            ports: BTreeSet::new(),
         };
         let ports: BTreeMap<u32, Bytes> = [(2, 1), (7, 100), (8, 200)]
             .map(|(port, from)| (port, Bytes { from, to: 5 }))
@@ -199,10 +212,11 @@ mod tests {
         let mut owners = Owners::default();
         // Before it is known what runs, a port of somebody's isn't the others', however often it is read.
         for _ in 0..=GRACE {
-            owners.learn(&links, None);
+            assert!(!owners.learn(&links, None));
             assert_eq!(owners.readings(&links, &ports).len(), 0);
         }
-        owners.learn(&links, Some(&[(4, running)]));
+        assert!(owners.learn(&links, Some(&[(4, running.clone())])));
+        assert!(!owners.learn(&links, Some(&[(4, running)])));
         // The node's own interface isn't a workload's, and a stranger may still become somebody's.
         let readings = owners.readings(&links, &ports);
         assert_eq!(names(&readings), ["cache"]);
@@ -222,7 +236,9 @@ mod tests {
             names(&later.clone().readings(links, &ports)),
             ["cache", OTHERS]
         );
-        assert_eq!(gone(links, &ports), [7, 8]);
+        assert_eq!(later.gone(links, &ports), [7, 8]);
+        // Of one that never counted anything nothing stays either.
+        assert_eq!(later.gone(links, &BTreeMap::new()), [7]);
         let mut later = later;
         later.forget(&[7, 8]);
         assert_eq!(later, Owners::default());

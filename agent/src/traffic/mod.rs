@@ -71,22 +71,15 @@ pub async fn run(deps: Deps, mut shutdown: Shutdown) {
         _ = standing.wait_for(|standing| standing.identity.is_some()) => {}
         () = shutdown.requested() => return,
     }
-    let mut metering = match Metering::open(deps).await {
-        Ok(metering) => metering,
-        Err(error) => return tracing::error!(%error, "traffic cannot be metered"),
-    };
-    let mut ticks = tokio::time::interval(metering.deps.settings.interval);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let ends = tokio::select! {
-            _ = ticks.tick() => false,
-            () = shutdown.requested() => true,
-        };
-        metering.round(ends).await;
-        if ends {
-            return;
-        }
+    match Metering::open(deps).await {
+        Ok(metering) => metering.run(shutdown).await,
+        Err(error) => tracing::error!(%error, "traffic cannot be metered"),
     }
+}
+
+/// Comes back when other workloads run; at once and with nothing if nobody will say so.
+async fn others_run(workloads: &mut Option<watch::Receiver<Runs>>) -> Option<()> {
+    workloads.as_mut()?.changed().await.ok()
 }
 
 struct Metering {
@@ -94,6 +87,8 @@ struct Metering {
     shelf: Shelf,
     book: Book,
     kept: Instant,
+    /// Whether the book says more of ports than the disk does, but for their bytes.
+    has_news: bool,
     /// When workloads' ports are tried again, after a failure.
     ports_again: Option<Instant>,
 }
@@ -109,8 +104,48 @@ impl Metering {
             shelf,
             book,
             kept: Instant::now(),
+            has_news: false,
             ports_again: None,
         })
+    }
+
+    async fn run(mut self, mut shutdown: Shutdown) {
+        let mut workloads = self.deps.workloads.clone();
+        let mut ticks = tokio::time::interval(self.deps.settings.interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let ends = tokio::select! {
+                _ = ticks.tick() => false,
+                Some(()) = others_run(&mut workloads) => {
+                    self.learn().await;
+                    continue;
+                }
+                () = shutdown.requested() => true,
+            };
+            self.round(ends).await;
+            if ends {
+                return;
+            }
+        }
+    }
+
+    /// Learns whose ports are without reading their counters: a container may be gone before the next tick, and the agent killed.
+    async fn learn(&mut self) {
+        let Some(workloads) = self.workloads() else {
+            return;
+        };
+        let looked = blocking(move || Ok((links::links()?, namespaces(workloads)))).await;
+        match looked {
+            Ok((links, namespaces)) => {
+                self.has_news |= self.book.owners.learn(&links, namespaces.as_deref());
+            }
+            Err(error) => return tracing::error!(%error, "the kernel's interfaces cannot be read"),
+        }
+        if self.has_news
+            && let Err(error) = self.keep().await
+        {
+            tracing::error!(%error, "whose traffic is whose cannot be kept");
+        }
     }
 
     /// Reads all counters, and tells of slots that are over. The book is kept before a record of it goes anywhere.
@@ -130,12 +165,14 @@ impl Metering {
         };
         let gone = self.take(&at, counters);
         let over = !self.book.ledger.pending().is_empty();
-        if !ends && !over && gone.is_empty() && self.kept.elapsed() < self.deps.settings.keep {
+        let due = self.kept.elapsed() >= self.deps.settings.keep;
+        if !(ends || over || due || self.has_news || !gone.is_empty()) {
             return;
         }
         if let Err(error) = self.keep().await {
             return tracing::error!(%error, "what was metered cannot be kept");
         }
+        self.kept = Instant::now();
         self.forget(gone).await;
         if let Err(error) = self.tell().await {
             tracing::warn!(%error, "records of traffic wait");
@@ -159,10 +196,15 @@ impl Metering {
         self.ports_again = match ports {
             None => self.ports_again,
             Some(Ok(ports)) => {
+                if std::mem::take(&mut self.book.is_behind) {
+                    let all = meters::all(&ports.counted);
+                    self.book.ledger.overlook(at, all);
+                    self.has_news = true;
+                }
                 let owners = &mut self.book.owners;
-                owners.learn(&links, ports.namespaces.as_deref());
+                self.has_news |= owners.learn(&links, ports.namespaces.as_deref());
                 readings.extend(owners.readings(&links, &ports.counted));
-                gone = meters::gone(&links, &ports.counted);
+                gone = owners.gone(&links, &ports.counted);
                 None
             }
             Some(Err(error)) => {
@@ -177,7 +219,7 @@ impl Metering {
     async fn keep(&mut self) -> io::Result<()> {
         let (bytes, shelf) = (self.book.to_bytes()?, self.shelf.clone());
         blocking(move || shelf.keep(&bytes)).await?;
-        self.kept = Instant::now();
+        self.has_news = false;
         Ok(())
     }
 
@@ -249,19 +291,23 @@ impl Counters {
         let links = links::links()?;
         let ports = workloads.map(|workloads| {
             ports::count()?;
-            // A workload without a namespace has just ended.
-            let namespace = |running: &Running| {
-                let number = links::number_of(&running.namespace).ok().flatten()?;
-                Some((number, running.clone()))
-            };
             Ok(Ports {
-                namespaces: workloads
-                    .map(|workloads| workloads.iter().filter_map(namespace).collect()),
+                namespaces: namespaces(workloads),
                 counted: ports::counted()?,
             })
         });
         Ok(Self { links, ports })
     }
+}
+
+/// The workloads that run, with the kernel's numbers for their network namespaces. It has given them once links were read.
+fn namespaces(workloads: Runs) -> Option<Vec<(i32, Running)>> {
+    // A workload without a namespace has just ended.
+    let namespace = |running: &Running| {
+        let number = links::number_of(&running.namespace).ok().flatten()?;
+        Some((number, running.clone()))
+    };
+    Some(workloads?.iter().filter_map(namespace).collect())
 }
 
 async fn blocking<T: Send + 'static>(

@@ -2,8 +2,9 @@
 //! twice, and kept by the kernel when the port is gone, whether the agent runs or not. So a workload that ends between two
 //! readings loses nothing.
 //!
-//! Bytes are those of IP and above, without the Ethernet header. What never leaves the link isn't counted, as nobody would pay for it:
-//! ARP, and multicast to 224.0.0.0/24 and ff02::/16, in which bridges and hosts tell of themselves.
+//! Bytes are those of IP and above, without the Ethernet header, of packets as the kernel carries them: what segmentation
+//! offload (GSO, GRO) has made one packet of has one header here and many on the wire. What never leaves the link isn't counted,
+//! as nobody would pay for it: ARP, and multicast to 224.0.0.0/24 and ff02::/16, in which bridges and hosts tell of themselves.
 
 use std::collections::BTreeMap;
 use std::io;

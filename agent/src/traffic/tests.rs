@@ -69,6 +69,7 @@ impl World {
             customer: format!("c{number}"),
             business: "vod".into(),
             namespace: space.path(),
+            ports: Default::default(),
         });
         Some(Arc::new(running.collect()))
     }
@@ -183,6 +184,75 @@ async fn every_byte_of_a_workload_is_booked_though_it_ends_and_the_agent_is_kill
     node.take(world.counters(world.running()));
     assert_eq!(node.records("c2"), (sent, back + again));
     assert_eq!(node.records("c1"), (back + again, sent));
+}
+
+#[tokio::test]
+async fn a_life_between_two_readings_is_billed_though_the_agent_is_killed() {
+    let (world, folder) = (World::new("short"), tempfile::tempdir().unwrap());
+    let (runs, workloads) = watch::channel(None);
+    let (_trigger, shutdown) = crate::shutdown::pair();
+    // A runtime's threads are in the namespace of the one that made it.
+    let agent = async {
+        let mut node = Node::start(folder.path(), 0).await;
+        node.metering.deps.workloads = Some(workloads);
+        node.metering.deps.settings.interval = Duration::from_secs(3600);
+        let metering = tokio::spawn(node.metering.run(shutdown));
+        let shelf = Shelf::new(folder.path());
+        let kept = async {
+            // The first reading is also the last for an hour.
+            while shelf.open("b").unwrap().is_behind {
+                tokio::task::yield_now().await;
+            }
+            runs.send_replace(world.running());
+            while shelf.open("b").unwrap().owners == meters::Owners::default() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let kept = tokio::time::timeout(Duration::from_secs(60), kept).await;
+        metering.abort();
+        kept.unwrap();
+    };
+    within(&world.node.0, || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().build().unwrap().block_on(agent);
+    });
+
+    let sent = world.send(1, 30, 700);
+    world.unplug(1);
+    world.unplug(2);
+    let mut node = Node::start(folder.path(), 10_000).await;
+    assert_eq!(node.take(world.counters(Some(Arc::default()))).len(), 2);
+    assert_eq!(node.records("c1"), (0, sent));
+    assert_eq!(node.records("c2"), (sent, 0));
+}
+
+#[tokio::test]
+async fn a_book_that_is_lost_bills_nothing_again() {
+    let (world, folder) = (World::new("lost"), tempfile::tempdir().unwrap());
+    let mut node = Node::start(folder.path(), 0).await;
+    node.take(world.counters(world.running()));
+    world.send(1, 40, 900);
+    node.take(world.counters(world.running()));
+    node.metering.keep().await.unwrap();
+    let steady_ms = node.steady_ms;
+    drop(node);
+    std::fs::remove_file(folder.path().join("traffic.json")).unwrap();
+
+    // The next agent reads interfaces before there is Docker, is killed, and meters ports before it knows whose they are.
+    let links = || within(&world.node.0, links::links).unwrap();
+    let mut node = Node::start(folder.path(), steady_ms).await;
+    node.take(Counters {
+        links: links(),
+        ports: None,
+    });
+    node.metering.keep().await.unwrap();
+    drop(node);
+    let mut node = Node::start(folder.path(), steady_ms + 10_000).await;
+    node.take(world.counters(None));
+    let sent = world.send(1, 3, 300);
+    node.take(world.counters(world.running()));
+    assert_eq!(node.records("c1"), (0, sent));
+    assert_eq!(node.records("c2"), (sent, 0));
 }
 
 #[test]

@@ -164,6 +164,7 @@ impl Engine for Socket {
                         customer: label(seen::CUSTOMER),
                         business: label(seen::BUSINESS),
                         namespace,
+                        ports: inspected.ports(),
                     });
                 }
                 inspected.complete(&mut seen);

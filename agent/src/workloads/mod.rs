@@ -22,10 +22,11 @@ pub mod steer;
 mod tests;
 mod transport;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cairn_wire::workload::Name;
+use cairn_wire::workload::{Name, Protocol};
 
 pub use runner::{Deps, run};
 pub use settings::{Input, Settings};
@@ -47,4 +48,6 @@ pub struct Running {
     pub business: String,
     /// A file that stands for its network namespace.
     pub namespace: PathBuf,
+    /// The node's ports that lead to it.
+    pub ports: BTreeSet<(Protocol, u16)>,
 }

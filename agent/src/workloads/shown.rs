@@ -1,8 +1,9 @@
 //! What Docker shows of containers and images: the fields that matter, each of which it may leave out or call null.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use cairn_wire::workload::Protocol;
 use cairn_workload::Seen;
 use cairn_workload::images::Present;
 use cairn_workload::seen::{Health, Run};
@@ -73,6 +74,13 @@ struct Condition {
 #[serde(rename_all = "PascalCase")]
 struct NetworkSettings {
     sandbox_key: Option<String>,
+    ports: Option<BTreeMap<String, Option<Vec<Binding>>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Binding {
+    host_port: Option<String>,
 }
 
 impl Inspected {
@@ -81,6 +89,26 @@ impl Inspected {
         self.state.as_ref()?.pid.filter(|pid| *pid > 0)?;
         let networks = self.network_settings.as_ref()?;
         networks.sandbox_key.as_ref().map(PathBuf::from)
+    }
+
+    /// The node's ports that lead to it now.
+    pub fn ports(&self) -> BTreeSet<(Protocol, u16)> {
+        let networks = self.network_settings.as_ref();
+        let inside = networks.and_then(|networks| networks.ports.as_ref());
+        let published = inside.into_iter().flatten().filter_map(|(port, bindings)| {
+            let protocol = match port.split_once('/')?.1 {
+                "tcp" => Protocol::Tcp,
+                "udp" => Protocol::Udp,
+                _ => return None,
+            };
+            Some((protocol, bindings.as_ref()?))
+        });
+        published
+            .flat_map(|(protocol, bindings)| {
+                let hosts = bindings.iter().filter_map(|one| one.host_port.as_ref());
+                hosts.filter_map(move |host| Some((protocol, host.parse().ok()?)))
+            })
+            .collect()
     }
 
     /// Adds what the list doesn't have.
@@ -159,10 +187,16 @@ mod tests {
         });
         let inspected = json!({
             "RestartCount": 3, "Config": { "Image": "r/web@sha256:b", "Env": null }, "State": state,
-            "NetworkSettings": { "SandboxKey": "/run/netns/1" },
+            "NetworkSettings": { "SandboxKey": "/run/netns/1", "Ports": {
+                "80/tcp": [{ "HostIp": "0.0.0.0", "HostPort": "8080" }, { "HostIp": "::", "HostPort": "8080" }],
+                "53/udp": [{ "HostIp": "10.0.0.1", "HostPort": "5353" }],
+                "81/tcp": null, "9/sctp": [{ "HostPort": "9" }], "82/tcp": [{ "HostPort": "" }],
+            } },
         });
         let mut seen = Seen::from(serde_json::from_value::<Listed>(listed).unwrap());
         let inspected: Inspected = serde_json::from_value(inspected).unwrap();
+        let ports = [(Protocol::Tcp, 8080), (Protocol::Udp, 5353)];
+        assert_eq!(inspected.ports(), ports.into());
         let namespace = inspected.namespace();
         inspected.complete(&mut seen);
         (seen, namespace)
@@ -199,6 +233,11 @@ mod tests {
 
     #[test]
     fn what_docker_leaves_out_is_nothing() {
+        for networks in [json!(null), json!({ "Ports": null })] {
+            let inspected = json!({ "NetworkSettings": networks });
+            let inspected: Inspected = serde_json::from_value(inspected).unwrap();
+            assert_eq!(inspected.ports(), BTreeSet::new());
+        }
         let listed: Listed =
             serde_json::from_value(json!({ "Names": null, "Labels": null })).unwrap();
         assert_eq!(Seen::from(listed).name, "");

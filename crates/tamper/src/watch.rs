@@ -86,6 +86,14 @@ impl Watch {
         other
     }
 
+    /// What was found of a kind when it could be looked at last.
+    pub fn found(&self, kind: Kind) -> BTreeSet<Finding> {
+        let known = self.kinds.get(&kind);
+        known
+            .map(|known| known.findings.clone())
+            .unwrap_or_default()
+    }
+
     /// A kind that isn't looked at any more.
     pub fn forget(&mut self, kind: Kind) {
         self.kinds.remove(&kind);

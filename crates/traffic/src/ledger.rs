@@ -149,6 +149,19 @@ impl Ledger {
         self.close(Slot::of(at.wall_ms));
     }
 
+    /// What these counters show is a past that nobody asks about, though something was read before: what they grow by from now
+    /// on counts.
+    pub fn overlook(&mut self, at: &Moment, readings: Vec<Reading>) {
+        // Of two with one epoch the later is read on.
+        self.lives.extend(readings.into_iter().map(|reading| Last {
+            kind: reading.meter.kind,
+            epoch: reading.epoch,
+            rx: reading.rx,
+            tx: reading.tx,
+            at: at.clone(),
+        }));
+    }
+
     /// Records that are to leave, the oldest first. They stay until [`Ledger::left`].
     pub fn pending(&self) -> &[Record] {
         &self.pending

@@ -1,6 +1,6 @@
 //! Disks for tests: loop devices over sparse files, with serial numbers that their files' names give them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -44,12 +44,22 @@ const MARK: &str = "CAIRN_DISKS_PROGRAMS";
 
 /// From now on the program is killed at its write of this number.
 pub fn kill_at_write(program: &str, number: u32) {
-    let file = Path::new(&std::env::var_os(MARK).unwrap()).join(program);
     let script = format!(
-        "#!/bin/sh\nexec strace -qq -f -o /dev/null -e trace=write,pwrite64 -e inject=write,pwrite64:signal=KILL:when={number} /usr/sbin/{program} \"$@\"\n"
+        "exec strace -qq -f -o /dev/null -e trace=write,pwrite64 -e inject=write,pwrite64:signal=KILL:when={number} /usr/sbin/{program} \"$@\"\n"
     );
-    fs::write(&file, script).unwrap();
+    replace(program, &script);
+}
+
+/// From now on this is done in the program's place.
+pub fn replace(program: &str, script: &str) {
+    let file = replaced(program);
+    fs::write(&file, format!("#!/bin/sh\n{script}")).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The file that takes a program's place.
+pub fn replaced(program: &str) -> PathBuf {
+    Path::new(&std::env::var_os(MARK).unwrap()).join(program)
 }
 
 /// Runs a test of this file in a process and a mount namespace of its own; gives whether this is that process. Otherwise whoever makes a
@@ -209,7 +219,7 @@ impl Bench {
 
     /// One round; how `d` is.
     pub fn round(&self, runner: &mut Runner<Loops>, disk: &Value) -> Status {
-        let mut round = runner.round(&self.declare(disk));
+        let mut round = runner.round(&self.declare(disk), &BTreeSet::new());
         round.status.remove(&"d".parse().unwrap()).unwrap()
     }
 
@@ -232,7 +242,7 @@ impl Bench {
 
     /// What the order to erase has to say now.
     pub fn erase(&self) -> Value {
-        let seen = self.look().all(&BTreeMap::new()).unwrap();
+        let seen = self.look().all(&BTreeMap::new()).unwrap().disks;
         let serial = self.serial("S1");
         let disk = seen
             .iter()

@@ -3,20 +3,21 @@
 mod bench;
 mod refusals;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_wire::Disks;
 use cairn_wire::disk::DiskState;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use super::mounter::Mounter;
-use super::{Deps, tools};
+use super::{Deps, Missing, tools};
 use crate::clock::Clock;
 use crate::outbox::{self, Outbox};
-use bench::{Bench, alone, run};
+use bench::{Bench, Loops, alone, run};
 
 #[test]
 fn it_is_made_once_as_declared_and_the_second_time_nothing_is_done() {
@@ -89,7 +90,8 @@ fn it_is_made_once_as_declared_and_the_second_time_nothing_is_done() {
     fs::write(bench.at("small/file"), "dear").unwrap();
     bench.reboot();
     assert!(bench.options("small").is_none());
-    let missing = bench.runner().round(&bench.declare(&layout)).missing;
+    let none = BTreeSet::new();
+    let missing = bench.runner().round(&bench.declare(&layout), &none).missing;
     assert_eq!(missing.len(), 3);
     // Nothing can be written where the disk is missing.
     bench.reboot();
@@ -98,7 +100,7 @@ fn it_is_made_once_as_declared_and_the_second_time_nothing_is_done() {
     bench.apply(&layout);
     assert_eq!(fs::read(bench.at("small/file")).unwrap(), b"dear");
     let mut runner = bench.runner();
-    let round = runner.round(&bench.declare(&layout));
+    let round = runner.round(&bench.declare(&layout), &none);
     assert!(round.missing.is_empty());
     let status = bench.round(&mut runner, &layout);
     assert!(
@@ -287,11 +289,128 @@ fn a_dry_run_tells_the_plan_and_changes_nothing() {
 }
 
 #[test]
+fn a_look_that_fails_takes_no_mount_away_and_is_tried_again_soon() {
+    if !alone(
+        module_path!(),
+        "a_look_that_fails_takes_no_mount_away_and_is_tried_again_soon",
+    ) {
+        return;
+    }
+    let mut bench = Bench::with_disk(128);
+    let layout = bench.layout(&["a rest ext4"]);
+    bench.apply(&layout);
+    let (declared, mut runner) = (bench.declare(&layout), bench.runner());
+    let none = BTreeSet::new();
+    let all: BTreeSet<_> = declared
+        .usable()
+        .flat_map(|disk| disk.mounts().cloned())
+        .collect();
+    bench::replace("wipefs", "exit 1");
+    for seconds in [10, 20, 40] {
+        let round = runner.round(&declared, &none);
+        assert_eq!(round.missing, none);
+        assert_eq!(round.pause, Duration::from_secs(seconds));
+    }
+    // What was missing before is no better for it, nor what isn't mounted.
+    assert_eq!(runner.round(&declared, &all).missing, all);
+    bench.reboot();
+    assert_eq!(runner.round(&declared, &none).missing, all);
+    fs::remove_file(bench::replaced("wipefs")).unwrap();
+    bench.apply(&layout);
+    let round = runner.round(&declared, &all);
+    assert_eq!(
+        (round.missing, round.pause),
+        (none.clone(), Duration::from_secs(300))
+    );
+    // A disk that is gone is missing, though the kernel shows its mount still.
+    let disks = std::mem::take(&mut bench.loops);
+    let round = bench.runner().round(&declared, &none);
+    bench.loops = disks;
+    assert_eq!(round.missing, all);
+}
+
+#[test]
 fn a_program_that_is_missing_is_named() {
     assert_eq!(
         tools::find("no-such-mkfs").unwrap_err(),
         "no-such-mkfs is not installed"
     );
+}
+
+fn outbox(bench: &Bench) -> Outbox {
+    let settings = outbox::Settings {
+        commit_interval: Duration::from_millis(1),
+        ..outbox::Settings::default()
+    };
+    let clock = Clock::manual("b", 1_800_000_000, 0);
+    Outbox::open(&bench.folder.path().join("outbox"), &settings, clock).unwrap()
+}
+
+fn deps(
+    bench: &Bench,
+    declared: watch::Receiver<Option<Arc<Disks>>>,
+    missing: watch::Sender<Missing>,
+    outbox: &Outbox,
+    turn: Arc<Mutex<()>>,
+) -> Deps<Loops> {
+    Deps {
+        settings: bench.settings(),
+        look: bench.look(),
+        mounter: Mounter::Direct,
+        memory: bench.folder.path().join("memory.json"),
+        declared,
+        missing,
+        outbox: outbox.clone(),
+        turn,
+    }
+}
+
+#[tokio::test]
+async fn a_step_that_outlives_its_loop_has_the_disk_to_itself() {
+    if !alone(
+        module_path!(),
+        "a_step_that_outlives_its_loop_has_the_disk_to_itself",
+    ) {
+        return;
+    }
+    let bench = Bench::with_disk(128);
+    let [log, begun, go] = ["log", "begun", "go"].map(|name| bench.folder.path().join(name));
+    run("mkfifo", &[begun.to_str().unwrap(), go.to_str().unwrap()]);
+    let script = format!(
+        "echo >>{0}; test $(wc -c <{0}) = 1 || exit 1\necho >{1}; read line <{2}; exec /usr/sbin/mkfs.ext4 \"$@\"\n",
+        log.display(),
+        begun.display(),
+        go.display()
+    );
+    bench::replace("mkfs.ext4", &script);
+    let layout = bench.declare(&bench.layout(&["a rest ext4"]));
+    let (_declare, declared) = watch::channel(Some(Arc::new(layout)));
+    let (outbox, turn) = (outbox(&bench), Arc::new(Mutex::new(())));
+    let start = |shutdown| {
+        let (missing, missed) = watch::channel(None);
+        let deps = deps(&bench, declared.clone(), missing, &outbox, turn.clone());
+        (tokio::spawn(super::run(deps, shutdown)), missed)
+    };
+    let (trigger, shutdown) = crate::shutdown::pair();
+    let (first, _) = start(shutdown);
+    let wait = tokio::task::spawn_blocking(|| fs::read(begun));
+    wait.await.unwrap().unwrap();
+
+    // The settings change while a file system is made.
+    trigger.pull();
+    first.await.unwrap();
+    let is_taken = turn.try_lock().is_err();
+    let (trigger, shutdown) = crate::shutdown::pair();
+    let (second, mut missed) = start(shutdown);
+    tokio::task::yield_now().await;
+    fs::write(go, "\n").unwrap();
+    assert!(is_taken);
+    let all_there = |missing: &Missing| missing.as_ref().is_some_and(|missing| missing.is_empty());
+    let mounted = tokio::time::timeout(Duration::from_secs(60), missed.wait_for(all_there));
+    mounted.await.unwrap().unwrap();
+    assert_eq!(fs::read(log).unwrap(), b"\n", "made once");
+    trigger.pull();
+    second.await.unwrap();
 }
 
 #[tokio::test]
@@ -303,31 +422,14 @@ async fn what_becomes_of_it_is_told_and_where_mounts_are_missing() {
         return;
     }
     let bench = Bench::with_disk(128);
-    let outbox = outbox::Settings {
-        commit_interval: Duration::from_millis(1),
-        ..outbox::Settings::default()
-    };
-    let outbox = Outbox::open(
-        &bench.folder.path().join("outbox"),
-        &outbox,
-        Clock::manual("b", 1_800_000_000, 0),
-    )
-    .unwrap();
+    let outbox = outbox(&bench);
     let (declare, declared) = watch::channel(None);
     let (missing, mut missed) = watch::channel(None);
     let (trigger, shutdown) = crate::shutdown::pair();
-    let deps = Deps {
-        settings: bench.settings(),
-        look: bench.look(),
-        mounter: Mounter::Direct,
-        memory: bench.folder.path().join("memory.json"),
-        declared,
-        missing,
-        outbox: outbox.clone(),
-    };
+    let deps = deps(&bench, declared, missing, &outbox, Arc::default());
     let running = tokio::spawn(super::run(deps, shutdown));
     let mut until = async |count: usize| {
-        let right = |missing: &super::Missing| {
+        let right = |missing: &Missing| {
             missing
                 .as_ref()
                 .is_some_and(|missing| missing.len() == count)

@@ -224,7 +224,7 @@ fn the_disk_that_data_is_on_is_the_systems() {
         data: bench.at("a"),
         ..bench.look()
     };
-    let seen = look.all(&BTreeMap::new()).unwrap();
+    let seen = look.all(&BTreeMap::new()).unwrap().disks;
     assert_eq!(
         seen[0].taboo().unwrap(),
         "it is the disk that the system runs from"
@@ -246,7 +246,7 @@ fn what_has_changed_since_the_look_isnt_touched() {
     let layout = bench.declare(&bench.layout(&["a rest ext4"]));
     let wanted = layout.usable().next().unwrap();
     let erasures = BTreeMap::new();
-    let seen = bench.look().all(&erasures).unwrap();
+    let seen = bench.look().all(&erasures).unwrap().disks;
     let planned = plan(wanted, &seen[0]).steps.remove(0);
     assert!(matches!(planned, Step::Claim(_)));
     let hands = Hands {

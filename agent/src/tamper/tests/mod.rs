@@ -192,6 +192,7 @@ impl Node {
             outbox,
             declared: watch::channel(None).1,
             running: watch::channel(None).1,
+            workloads: workloads::Settings::check(&workloads::Input::default()).unwrap(),
             shown: watch::channel(Shown::default()).0,
         }
     }
@@ -215,7 +216,7 @@ fn at(clock: &Clock, units: &str) -> At {
         synchronised: None,
         units: Ok(units.to_owned()),
         published: BTreeSet::new(),
-        containers: BTreeSet::new(),
+        containers: Some(BTreeSet::new()),
     }
 }
 

@@ -1,18 +1,20 @@
 //! Who listens: real sockets of a namespace, and what a node's processes say of theirs.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use cairn_tamper::Finding;
-use cairn_wire::workload::Workloads;
+use cairn_wire::workload::{Workloads, parts};
 use serde_json::json;
 
-use super::{Node, subjects};
+use super::{At, Guard, Node, SHOWN, at, clock, subjects};
 use crate::netns::{Space, within};
 use crate::tamper::ports::{Expected, Ports};
 use crate::tamper::published;
+use crate::workloads::Running;
 
 /// The texts of a namespace's sockets, and this process as the one that holds them.
 fn sockets_of(space: &Space, node: &Node, name: &str) {
@@ -44,7 +46,10 @@ fn real_sockets_are_found_with_their_programs() {
     sockets_of(&space, &node, &name);
     let sources = node.sources();
     let mut ports = Ports::default();
-    let mut expected = Expected::default();
+    let mut expected = Expected {
+        containers: Some(BTreeSet::new()),
+        ..Expected::default()
+    };
     let program = fs::read_to_string("/proc/self/comm").unwrap();
     let found = ports.look(&sources, &expected).unwrap();
     assert_eq!(subjects(&found), [("ports", "tcp/4444 0.0.0.0")]);
@@ -111,6 +116,7 @@ fn ports_of_services_and_workloads_are_expected() {
         units: ["sshd.service", "docker.service", "getty@tty1.service"]
             .map(str::to_owned)
             .into(),
+        containers: Some(BTreeSet::new()),
         ..Expected::default()
     };
     let mut ports = Ports::default();
@@ -127,22 +133,69 @@ fn ports_of_services_and_workloads_are_expected() {
         ["docker-proxy", "app", "nc", "web", "bash", "nc2", "kernel"]
     );
     expected.published = ["tcp/102".parse().unwrap()].into();
-    expected.containers = [id].into();
+    expected.containers = Some([id].into());
     let found = ports.look(&node.sources(), &expected).unwrap();
     assert_eq!(programs(&found), ["nc", "web", "bash", "nc2", "kernel"]);
 }
 
+#[tokio::test]
+async fn before_docker_was_asked_its_sockets_are_as_they_were() {
+    let (node, clock) = (Node::new(), clock());
+    node.write("proc/11/comm", "docker-proxy\n");
+    node.write("proc/11/cgroup", "0::/system.slice/docker.service\n");
+    node.link("proc/11/fd/3", "socket:[7]");
+    node.link("proc/11/fd/4", "socket:[8]");
+    let listens = |inodes: &[u32]| {
+        let line = |inode: &u32| format!("0: 00000000:{inode:04X} 0:0 0A 0:0 0:0 0 0 0 {inode}\n");
+        let lines: String = inodes.iter().map(line).collect();
+        node.write("proc/net/tcp", &format!("head\n{lines}"));
+    };
+    let deps = node.deps("", &clock);
+    let asked = || at(&clock, SHOWN);
+    let not_yet = || At {
+        containers: None,
+        ..asked()
+    };
+    let mut guard = Guard::new(&deps);
+    listens(&[7]);
+    assert!(guard.look(not_yet()).is_empty());
+    let change = guard.look(asked());
+    assert_eq!(subjects(&change.appeared), [("ports", "tcp/7 0.0.0.0")]);
+    // The next agent neither takes it back nor tells of more.
+    guard.look(asked());
+    let mut guard = Guard::new(&deps);
+    listens(&[7, 8]);
+    assert!(guard.look(not_yet()).is_empty());
+    assert_eq!(guard.shown().sample["tamper.ports"], 1);
+    let change = guard.look(asked());
+    assert_eq!(subjects(&change.appeared), [("ports", "tcp/8 0.0.0.0")]);
+}
+
 #[test]
-fn workloads_ports_are_those_that_they_publish() {
+fn workloads_ports_are_those_that_they_publish_or_published_and_run_with() {
     let workload = json!([{
         "name": "cdn", "owner": { "customer": "c", "business": "b" },
         "image": format!("registry.example/cdn@sha256:{}", "a".repeat(64)),
         "ports": [{ "host": 8080, "container": 80 }, { "host": 53, "container": 53, "protocol": "udp" }],
     }]);
     let workloads: Workloads = serde_json::from_value(workload).unwrap();
-    let ports: Vec<_> = published(&workloads)
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    assert_eq!(ports, ["tcp/8080", "udp/53"]);
+    // Declared with another port, and not pulled yet.
+    let running = [Running {
+        id: "1".into(),
+        workload: "cdn".parse().unwrap(),
+        customer: "c".into(),
+        business: "b".into(),
+        namespace: "/run/docker/netns/1".into(),
+        ports: [(parts::Protocol::Tcp, 8079)].into(),
+    }];
+    let ports = |declared, running| -> Vec<String> {
+        let ports = published(declared, running);
+        ports.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(
+        ports(Some(&workloads), Some(&running)),
+        ["tcp/8079", "tcp/8080", "udp/53"]
+    );
+    assert_eq!(ports(None, Some(&running)), ["tcp/8079"]);
+    assert_eq!(ports(Some(&workloads), None), ["tcp/8080", "udp/53"]);
 }

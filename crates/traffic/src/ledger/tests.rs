@@ -120,6 +120,18 @@ fn counters_that_nobody_read_for_weeks_go_on() {
 }
 
 #[test]
+fn a_past_that_is_overlooked_is_never_counted() {
+    let mut ledger = Ledger::begin("a".into());
+    let at = |seconds: i64| moment(1, seconds * 1000, 1_700_000_100_000 + seconds * 1000);
+    ledger.read(&at(0), vec![reading("eth0", 1, 5000, 600)]);
+    ledger.overlook(&at(10), vec![reading("web", 7, 4000, 1 << 40)]);
+    ledger.read(&at(10), vec![reading("eth0", 1, 5001, 600)]);
+    ledger.read(&at(20), vec![reading("web", 7, 4003, 1 << 40)]);
+    assert_eq!(booked(&ledger, &[], "web"), (3, 0));
+    assert_eq!(booked(&ledger, &[], "eth0"), (1, 0));
+}
+
+#[test]
 fn another_name_or_owner_goes_on_and_a_name_that_comes_again_is_new() {
     let mut ledger = Ledger::begin("a".into());
     let at = |seconds: i64| moment(1, seconds * 1000, 1_700_000_100_000 + seconds * 1000);
