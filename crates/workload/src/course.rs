@@ -33,6 +33,13 @@ impl<'w> Course<'w> {
         item: &'w mut Item,
         fleet: &'w Fleet<'w>,
     ) -> Self {
+        // What runs was started again since.
+        let down = |id: &String| {
+            fleet
+                .all()
+                .any(|ours| ours.seen.id == *id && !ours.seen.run.is_active())
+        };
+        item.stopped.retain(down);
         let shown = fleet.current.or(fleet.previous);
         let status = Status {
             state: State::Removed,
@@ -94,9 +101,6 @@ impl<'w> Course<'w> {
         if let Some(folder) = self.world.missing.of(wanted) {
             self.say(State::Stopped, &format!("the disk at {folder} is missing"));
             if let Some(active) = self.fleet.all().find(|ours| ours.seen.run.is_active()) {
-                // It comes back when the disk does, whatever its rule says of those that ended.
-                let comes_back = current.filter(|current| current.seen.id == active.seen.id);
-                self.item.restart = comes_back.map(|current| current.seen.id.clone());
                 self.stop(active);
             }
             return;
@@ -181,8 +185,9 @@ impl<'w> Course<'w> {
     fn replace(&mut self, wanted: &Workload, current: Ours<'_>) {
         if !self.has_image(wanted) {
             let (state, reason) = (self.status.state, self.status.reason.clone());
-            let ended = matches!(current.seen.run, Run::Exited { .. });
-            if ended && wanted.restart == Restart::Always {
+            if let Run::Exited { code, .. } = current.seen.run
+                && !self.is_over(wanted, current, code)
+            {
                 self.start(current);
             }
             return self.say(state, &reason);
@@ -228,7 +233,7 @@ impl<'w> Course<'w> {
                 self.say(State::Failed, "Docker could not remove it");
                 self.remove(current);
             }
-            Run::Exited { code, oom } if is_over(wanted.restart, *code) => {
+            Run::Exited { code, oom } if self.is_over(wanted, current, *code) => {
                 self.say(State::Finished, &ended(*code, *oom));
             }
             Run::Exited { code, oom } => {
@@ -298,9 +303,11 @@ impl<'w> Course<'w> {
         let limit = u64::from(wanted.update.healthy_seconds) * 1000;
         let since = match &current.seen.run {
             Run::Created | Run::Dead => None,
-            Run::Exited { code: 0, .. } if is_over(wanted.restart, 0) => return Some(Ok(())),
-            Run::Exited { code, oom } if is_over(wanted.restart, *code) => {
-                return Some(Err(ended(*code, *oom)));
+            Run::Exited { code, oom } if self.is_over(wanted, current, *code) => {
+                return Some(match code {
+                    0 => Ok(()),
+                    code => Err(ended(*code, *oom)),
+                });
             }
             Run::Exited { .. } => None,
             Run::Running { health, since } => match health {
@@ -364,6 +371,16 @@ impl<'w> Course<'w> {
         true
     }
 
+    /// Whether it ended by itself, and isn't to be started again.
+    fn is_over(&self, wanted: &Workload, ours: Ours<'_>, code: i64) -> bool {
+        let over = match wanted.restart {
+            Restart::Always => false,
+            Restart::OnFailure => code == 0,
+            Restart::Never => true,
+        };
+        over && !self.item.stopped.contains(&ours.seen.id)
+    }
+
     fn discard(&mut self, ours: Ours<'_>) {
         if ours.seen.run.is_active() {
             self.stop(ours);
@@ -379,7 +396,9 @@ impl<'w> Course<'w> {
         });
     }
 
+    /// Stops it; when it is the current one again, it runs again.
     fn stop(&mut self, ours: Ours<'_>) {
+        self.item.stopped.insert(ours.seen.id.clone());
         self.act(Action::Stop {
             workload: self.name.clone(),
             id: ours.seen.id.clone(),
@@ -434,14 +453,6 @@ impl<'w> Course<'w> {
 
     fn wake(&mut self, at_ms: u64) {
         self.wake_ms = self.wake_ms.into_iter().chain([at_ms]).min();
-    }
-}
-
-fn is_over(restart: Restart, code: i64) -> bool {
-    match restart {
-        Restart::Always => false,
-        Restart::OnFailure => code == 0,
-        Restart::Never => true,
     }
 }
 

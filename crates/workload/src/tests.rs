@@ -327,6 +327,43 @@ fn a_stop_lasts_and_a_redeployment_makes_another() {
 }
 
 #[test]
+fn what_was_stopped_here_runs_again_whatever_its_rule() {
+    for rule in ["on-failure", "never"] {
+        let declared = |command| {
+            let mut web = workload("web", command);
+            web["restart"] = json!(rule);
+            list(json!([web]))
+        };
+        let mut node = Node::with_image();
+        node.declared = declared("a");
+        node.work();
+        node.declared = declared("b");
+        node.work();
+        node.find("c2").run = Run::Running {
+            health: Health::Unhealthy,
+            since: "x".into(),
+        };
+        assert_eq!(node.work(), ["stop c2", "remove c2", "restore", "start c0"]);
+        let name: Name = "web".parse().unwrap();
+        node.memory.command(&name, Command::Stop, None);
+        assert_eq!(node.work(), ["stop c0"]);
+        node.memory.command(&name, Command::Start, None);
+        assert_eq!(node.work(), ["start c0"]);
+        // What ended by itself doesn't.
+        node.declared = declared("a");
+        node.find("c0").run = Run::Exited {
+            code: 0,
+            oom: false,
+        };
+        for command in [Command::Stop, Command::Start] {
+            node.memory.command(&name, command, None);
+            assert!(node.work().is_empty());
+        }
+        assert_eq!(node.state("web").0, State::Finished);
+    }
+}
+
+#[test]
 fn what_needs_a_disk_that_is_missing_waits_for_it() {
     let mut web = workload("web", "a");
     web["volumes"] = json!([{ "host_path": "/srv/cache/web", "target": "/cache" }]);
