@@ -6,6 +6,7 @@
 //! | [`engine`] | everything that is asked of Docker, as a trait |
 //! | [`docker`] | that trait on the Docker Engine's socket |
 //! | `container` | what a workload's Docker container is made of |
+//! | `volumes` | folders of volumes that have a name only |
 //! | `shown` | what matters of what Docker shows |
 //! | `transport` | the way to its socket |
 //! | `runner` | the loop: look, store, do; and what is told of it |
@@ -21,6 +22,7 @@ pub mod steer;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod volumes;
 
 use std::path::PathBuf;
 use std::sync::Arc;
