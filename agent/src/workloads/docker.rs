@@ -29,6 +29,8 @@ use super::transport;
 
 /// For what Docker answers from memory.
 const QUICK: Duration = Duration::from_secs(30);
+/// For how one container is: the others wait for it.
+const GLANCE: Duration = Duration::from_secs(5);
 /// For making, starting and removing: a slow disk takes its time.
 const SLOW: Duration = Duration::from_secs(180);
 /// For a stop beyond the longest grace.
@@ -150,11 +152,15 @@ impl Engine for Socket {
             let mut seen = Seen::from(listed);
             if let Some(workload) = seen.workload(node) {
                 let path = format!("/containers/{}/json", seen.id);
-                let inspected: Inspected = match self.show(&path).await {
+                let asked = tokio::time::timeout(GLANCE, self.show(&path)).await;
+                let inspected: Inspected = match asked.unwrap_or_else(|_| Err(silent(GLANCE))) {
                     Ok(inspected) => inspected,
-                    // Gone since.
-                    Err(Trouble::Refused(_)) => continue,
-                    Err(trouble) => return Err(trouble),
+                    // It hangs in Docker, or is gone since, which the next look shows. It hides no other.
+                    Err(trouble) => {
+                        tracing::info!(%workload, id = seen.id, %trouble, "how it is isn't known");
+                        view.seen.push(seen);
+                        continue;
+                    }
                 };
                 let label = |key| seen.labels.get(key).cloned().unwrap_or_default();
                 if let Some(namespace) = inspected.namespace() {
@@ -308,7 +314,71 @@ fn trouble(error: Error) -> Trouble {
 
 #[cfg(test)]
 mod tests {
+    use cairn_workload::seen::Run;
+    use serde_json::{Value, json};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{UnixListener, UnixStream};
+
     use super::*;
+
+    /// A Docker with two containers of ours, of which it tells one.
+    async fn answer(mut stream: UnixStream) {
+        let (mut asked, mut buffer) = (String::new(), [0; 1024]);
+        while !asked.ends_with("\r\n\r\n") {
+            let read = stream.read(&mut buffer).await.unwrap();
+            asked.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+        }
+        let listed = |id: &str| {
+            json!({
+                "Id": id, "Names": [format!("/cairn-{id}")], "Labels": { "cairn.node": "n", "cairn.workload": id },
+            })
+        };
+        let said = |said: Value| {
+            let body = said.to_string();
+            let length = body.len();
+            format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            )
+        };
+        let answer = match asked.split(' ').nth(1).unwrap() {
+            path if path.ends_with("/version") => said(json!({ "ApiVersion": "1.41" })),
+            path if path.ends_with("/images/json") => said(json!([])),
+            path if path.contains("/containers/json") => {
+                said(json!([listed("hung"), listed("web")]))
+            }
+            path if path.ends_with("/containers/web/json") => {
+                said(json!({ "State": { "Status": "exited", "ExitCode": 0 } }))
+            }
+            _ => return,
+        };
+        let _ = stream.write_all(answer.as_bytes()).await;
+    }
+
+    #[tokio::test]
+    async fn one_container_that_hangs_hides_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("docker.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let docker = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(answer(stream));
+            }
+        });
+        let logins = watch::channel(Arc::default()).1;
+        let socket = Socket::new(path, "n".into(), folder.path().into(), logins);
+        let view = socket.look("n").await.unwrap();
+        let runs: Vec<_> = view
+            .seen
+            .iter()
+            .map(|seen| (&*seen.id, &seen.run))
+            .collect();
+        let ended = Run::Exited {
+            code: 0,
+            oom: false,
+        };
+        assert_eq!(runs, [("hung", &Run::Unclear), ("web", &ended)]);
+        docker.abort();
+    }
 
     #[test]
     fn a_password_that_docker_would_not_read_is_refused_without_being_shown() {

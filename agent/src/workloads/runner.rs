@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use cairn_wire::workload::{Name, Status, WorkloadState, Workloads, report};
 use cairn_workload::images::{Present, clean_up};
-use cairn_workload::seen::current_name;
+use cairn_workload::seen::{Run, current_name};
 use cairn_workload::{Action, Memory, Missing, Seen, Trouble, World, step};
 use rand::Rng;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::engine::Engine;
 use super::steer::{Ask, Waiting};
@@ -69,6 +69,8 @@ struct Runner<E> {
     waiting: Waiting,
     busy: BTreeSet<Name>,
     work: JoinSet<Ended>,
+    /// Images are being removed.
+    clearing: Option<JoinHandle<()>>,
     /// Docker's last answer was none.
     absent: bool,
 }
@@ -126,6 +128,7 @@ impl<E: Engine> Runner<E> {
             waiting: Waiting::default(),
             busy: BTreeSet::new(),
             work: JoinSet::new(),
+            clearing: None,
             absent: false,
         }
     }
@@ -149,10 +152,14 @@ impl<E: Engine> Runner<E> {
             (seen.name == current_name(&name)).then(|| (name, seen.id.clone()))
         });
         self.current = ours.collect();
+        let unclear = view.seen.iter().filter(|seen| seen.run == Run::Unclear);
+        let unclear: BTreeSet<Name> = unclear.filter_map(|seen| seen.workload(node)).collect();
         self.deps.running.send_if_modified(|running| {
-            let changed = running.as_deref() != Some(&view.running);
+            let before = running.as_deref().map(Vec::as_slice);
+            let known = view.running_after(before.unwrap_or_default());
+            let changed = running.as_deref() != Some(&known);
             if changed {
-                *running = Some(Arc::new(view.running.clone()));
+                *running = Some(Arc::new(known));
             }
             changed
         });
@@ -173,7 +180,7 @@ impl<E: Engine> Runner<E> {
             busy: &self.busy,
             now_ms,
         };
-        let (mut memory, turn) = step(&world, &self.memory);
+        let (mut memory, mut turn) = step(&world, &self.memory);
         for action in &turn.actions {
             if let Action::Pull { image, .. } = action {
                 memory.pulling(&image.local());
@@ -182,7 +189,13 @@ impl<E: Engine> Runner<E> {
         if !self.remember(memory) {
             return ABSENT;
         }
-        self.waiting.settle(&turn.status, &turn.actions, &self.busy);
+        // What was told of them last holds on.
+        for name in &unclear {
+            let told = self.told.get(name).cloned();
+            turn.status.extend(told.map(|told| (name.clone(), told)));
+        }
+        let busy = &self.busy | &unclear;
+        self.waiting.settle(&turn.status, &turn.actions, &busy);
         self.tell(turn.status);
         for action in turn.actions {
             self.busy.insert(action.workload().clone());
@@ -193,9 +206,9 @@ impl<E: Engine> Runner<E> {
                 (action, result)
             }));
         }
-        if self.busy.is_empty() {
-            self.make_room(&view.images, &view.seen, declared.as_deref())
-                .await;
+        let clears = self.clearing.as_ref().is_some_and(|it| !it.is_finished());
+        if self.busy.is_empty() && !clears {
+            self.make_room(&view.images, &view.seen, declared.as_deref());
         }
         let due = turn
             .wake_ms
@@ -308,12 +321,8 @@ impl<E: Engine> Runner<E> {
             .retain(|_, status| status.state != WorkloadState::Removed);
     }
 
-    async fn make_room(
-        &mut self,
-        present: &[Present],
-        seen: &[Seen],
-        declared: Option<&Workloads>,
-    ) {
+    /// Has images removed, for which nobody waits: Docker may take long.
+    fn make_room(&mut self, present: &[Present], seen: &[Seen], declared: Option<&Workloads>) {
         let wanted = declared
             .iter()
             .flat_map(|declared| declared.usable())
@@ -324,14 +333,17 @@ impl<E: Engine> Runner<E> {
         if !self.remember(memory) {
             return;
         }
-        for name in gone {
-            match self.engine.remove_image(&name).await {
-                Ok(()) => {
-                    tracing::info!(image = name, "removed, to keep to workloads.image-budget")
+        let engine = self.engine.clone();
+        self.clearing = Some(tokio::spawn(boxed(async move {
+            for name in gone {
+                match engine.remove_image(&name).await {
+                    Ok(()) => {
+                        tracing::info!(image = name, "removed, to keep to workloads.image-budget")
+                    }
+                    Err(trouble) => tracing::warn!(image = name, %trouble, "cannot be removed"),
                 }
-                Err(trouble) => tracing::warn!(image = name, %trouble, "cannot be removed"),
             }
-        }
+        })));
     }
 }
 
@@ -348,115 +360,4 @@ fn word(action: &Action) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use cairn_workload::seen::{self, Run};
-    use serde_json::json;
-    use tokio::time::Instant;
-
-    use super::super::engine::View;
-    use super::*;
-    use crate::outbox;
-    use crate::shutdown;
-
-    /// Docker with one image. As the real one, it tells of a change before it answers who made it.
-    #[derive(Default)]
-    struct Fake {
-        containers: Mutex<Vec<Seen>>,
-        changed: Notify,
-        started: Arc<Notify>,
-    }
-
-    const IMAGE: &str = "r.example.org/a";
-
-    fn digest() -> String {
-        format!("sha256:{}", "ab".repeat(32))
-    }
-
-    impl Engine for Fake {
-        async fn look(&self, _: &str) -> Result<View, Trouble> {
-            Ok(View {
-                seen: self.containers.lock().unwrap().clone(),
-                images: vec![Present {
-                    id: digest(),
-                    names: vec![format!("{IMAGE}@{}", digest())],
-                    size: 1,
-                }],
-                running: Vec::new(),
-            })
-        }
-
-        async fn perform(&self, action: &Action) -> Result<(), Trouble> {
-            match action {
-                Action::Create(workload) => self.containers.lock().unwrap().push(Seen {
-                    id: "1".into(),
-                    name: current_name(&workload.name),
-                    labels: seen::labels("n", workload),
-                    image_id: digest(),
-                    image: workload.image.local(),
-                    run: Run::Created,
-                    restarts: 0,
-                }),
-                Action::Start { .. } => self.started.notify_one(),
-                other => panic!("{other:?}"),
-            }
-            self.changed.notify_one();
-            for _ in 0..20 {
-                tokio::task::yield_now().await;
-            }
-            Ok(())
-        }
-
-        async fn remove_image(&self, name: &str) -> Result<(), Trouble> {
-            panic!("{name}")
-        }
-
-        async fn logs(&self, _: &str, _: u32) -> Result<Vec<String>, Trouble> {
-            Ok(Vec::new())
-        }
-
-        async fn listen(&self, heard: &Notify) {
-            loop {
-                self.changed.notified().await;
-                heard.notify_one();
-            }
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_step_follows_the_other_without_a_pause() {
-        let folder = tempfile::tempdir().unwrap();
-        let clock = Clock::manual("b", 1_800_000_000, 0);
-        let settings = outbox::Settings::default();
-        let outbox = Outbox::open(&folder.path().join("outbox"), &settings, clock.clone()).unwrap();
-        let (declared, receiver) = watch::channel(None);
-        let (_missing, missing) = watch::channel(None);
-        let (_handle, asked) = super::super::steer::pair();
-        let deps = Deps {
-            settings: Settings::check(&super::super::Input::default()).unwrap(),
-            memory: folder.path().join("memory.json"),
-            node: "n".into(),
-            declared: receiver,
-            missing,
-            volumes: folder.path().join("volumes"),
-            running: watch::channel(None).0,
-            status: watch::channel(Arc::default()).0,
-            asked,
-            outbox,
-            clock,
-        };
-        let engine = Fake::default();
-        let started = engine.started.clone();
-        let (_trigger, shutdown) = shutdown::pair();
-        tokio::spawn(run(engine, deps, shutdown));
-        let workload = json!({
-            "name": "web", "owner": { "customer": "acme", "business": "vod" }, "image": format!("{IMAGE}@{}", digest()),
-        });
-        let begun = Instant::now();
-        let workloads: Workloads = serde_json::from_value(json!([workload])).unwrap();
-        declared.send_replace(Some(Arc::new(workloads)));
-        started.notified().await;
-        assert!(begun.elapsed() < GATHER, "{:?}", begun.elapsed());
-    }
-}
+mod tests;

@@ -28,7 +28,7 @@ impl From<Listed> for Seen {
             labels: listed.labels.unwrap_or_default(),
             image_id: listed.image_id.unwrap_or_default(),
             image: listed.image.unwrap_or_default(),
-            run: Run::Dead,
+            run: Run::Unclear,
             restarts: 0,
             id: listed.id.unwrap_or_default(),
         }

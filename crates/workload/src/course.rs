@@ -229,6 +229,8 @@ impl<'w> Course<'w> {
             },
             Run::Paused => self.say(State::Unhealthy, "somebody has paused it"),
             Run::Restarting => self.say(State::Restarting, ""),
+            // Not reached: such a workload has no turn.
+            Run::Unclear => {}
             Run::Dead => {
                 self.say(State::Failed, "Docker could not remove it");
                 self.remove(current);
@@ -316,7 +318,7 @@ impl<'w> Course<'w> {
                 Health::Unchecked => Some(since.clone()),
                 Health::Starting => Some(String::new()),
             },
-            Run::Paused | Run::Restarting => Some(String::new()),
+            Run::Paused | Run::Restarting | Run::Unclear => Some(String::new()),
         };
         let Some(since) = since else {
             if let Some(wait) = &self.item.engine

@@ -80,6 +80,8 @@ pub enum Run {
     },
     /// Docker removes it, or couldn't.
     Dead,
+    /// Docker doesn't say.
+    Unclear,
 }
 
 impl Run {

@@ -272,6 +272,32 @@ fn without_a_word_all_goes_on() {
 }
 
 #[test]
+fn one_of_which_docker_says_nothing_is_left_alone_and_the_others_go_on() {
+    let mut node = Node::with_image();
+    node.declared = list(json!([workload("web", "a"), workload("other", "a")]));
+    node.work();
+    let hung = node.seen.iter().find(|seen| seen.name == "cairn-web");
+    let (hung, ran) = hung
+        .map(|seen| (seen.id.clone(), seen.run.clone()))
+        .unwrap();
+    let memory = node.memory.clone();
+    for declared in [json!([workload("web", "b")]), json!([])] {
+        node.declared = list(declared);
+        node.find(&hung).run = Run::Unclear;
+        let done = node.work();
+        assert!(!done.iter().any(|done| done.contains(&hung)), "{done:?}");
+        let web: Name = "web".parse().unwrap();
+        assert!(!node.turn().status.contains_key(&web));
+        assert_eq!(node.memory.items[&web], memory.items[&web]);
+        assert_eq!(node.seen.len(), 1);
+    }
+    // Docker says it again.
+    node.find(&hung).run = ran;
+    node.work();
+    assert!(node.seen.is_empty());
+}
+
+#[test]
 fn what_is_refused_leaves_the_one_before_running() {
     let mut node = Node::with_image();
     node.declared = list(json!([workload("web", "a"), workload("other", "a")]));

@@ -17,7 +17,7 @@ const STUCK: u32 = 3;
 pub struct Turn {
     /// What to do now, at most one thing for each workload.
     pub actions: Vec<Action>,
-    /// How each workload is.
+    /// How each workload is; but for those of which Docker doesn't say: nothing is done for them either.
     pub status: BTreeMap<Name, Status>,
     /// When something is due that Docker won't tell of, in milliseconds since the boot.
     pub wake_ms: Option<u64>,
@@ -47,6 +47,9 @@ pub fn step(world: &World<'_>, memory: &Memory) -> (Memory, Turn) {
     let last_to_stop = last_to_stop(&aims, &memory, &fleets);
     for (name, aim) in aims {
         let fleet = fleets.remove(&name).unwrap_or_default();
+        if fleet.is_unclear() {
+            continue;
+        }
         let item = memory.items.entry(name.clone()).or_default();
         let mut course = Course::new(world, &name, item, &fleet);
         let refusal = match aim {

@@ -6,7 +6,7 @@ use cairn_wire::workload::{Name, Workloads};
 
 use crate::allowed::Allowed;
 use crate::missing::Missing;
-use crate::seen::{Ours, Role, Seen};
+use crate::seen::{Ours, Role, Run, Seen};
 
 /// What a turn goes by.
 #[derive(Debug, Clone, Copy)]
@@ -56,5 +56,10 @@ impl<'s> Fleet<'s> {
 
     pub fn is_active(&self) -> bool {
         self.all().any(|ours| ours.seen.run.is_active())
+    }
+
+    /// Whether Docker doesn't say how one of them is.
+    pub fn is_unclear(&self) -> bool {
+        self.all().any(|ours| ours.seen.run == Run::Unclear)
     }
 }
