@@ -80,10 +80,6 @@ impl<'w> Course<'w> {
     /// Brings it to what is declared.
     pub fn pursue(&mut self, wanted: &Workload) {
         let (current, previous) = (self.fleet.current, self.fleet.previous);
-        if let Some(stray) = self.fleet.strays.first() {
-            self.say(State::Starting, "a Docker container of it has another name");
-            return self.discard(*stray);
-        }
         // Two never run.
         if let (Some(_), Some(previous)) = (current, previous)
             && previous.seen.run.is_active()

@@ -329,7 +329,7 @@ impl Sim {
             self.containers
         );
         let theirs = self.containers.iter().filter(|c| !c.is_ours());
-        assert_eq!(theirs.count(), 3);
+        assert_eq!(theirs.count(), 4);
     }
 
     /// Nothing fails any more: it comes to rest.

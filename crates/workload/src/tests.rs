@@ -245,7 +245,9 @@ fn what_isnt_declared_goes_in_order_and_nobody_elses_does() {
     let mut foreign = node.seen[0].clone();
     foreign.id = "foreign".into();
     foreign.labels.insert(seen::NODE.into(), "somebody".into());
-    node.seen.push(foreign.clone());
+    let mut copy = node.seen[0].clone();
+    (copy.id, copy.name) = ("copy".into(), "somebodys-copy".into());
+    node.seen.extend([foreign.clone(), copy.clone()]);
     node.declared = list(json!([]));
     let stops: Vec<String> = node
         .work()
@@ -253,7 +255,7 @@ fn what_isnt_declared_goes_in_order_and_nobody_elses_does() {
         .filter(|done| done.starts_with("stop"))
         .collect();
     assert_eq!(stops, ["stop c2", "stop c0"]);
-    assert_eq!(node.seen, [foreign]);
+    assert_eq!(node.seen, [foreign, copy]);
     assert_eq!(node.memory, Memory::default());
 }
 

@@ -34,24 +34,19 @@ pub struct World<'w> {
 pub(crate) struct Fleet<'s> {
     pub current: Option<Ours<'s>>,
     pub previous: Option<Ours<'s>>,
-    pub strays: Vec<Ours<'s>>,
 }
 
 impl<'s> Fleet<'s> {
     pub fn add(&mut self, ours: Ours<'s>) {
+        // Docker has each name once.
         match ours.role {
-            Role::Current if self.current.is_none() => self.current = Some(ours),
-            Role::Previous if self.previous.is_none() => self.previous = Some(ours),
-            _ => self.strays.push(ours),
+            Role::Current => self.current = Some(ours),
+            Role::Previous => self.previous = Some(ours),
         }
     }
 
     pub fn all(&self) -> impl Iterator<Item = Ours<'s>> {
-        self.strays
-            .iter()
-            .copied()
-            .chain(self.previous)
-            .chain(self.current)
+        self.previous.into_iter().chain(self.current)
     }
 
     pub fn is_active(&self) -> bool {

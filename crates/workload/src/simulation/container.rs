@@ -68,10 +68,13 @@ pub(super) fn foreign() -> Vec<Container> {
     };
     let other_node = [(seen::NODE, "other"), (seen::WORKLOAD, "w0")];
     let half = [(seen::WORKLOAD, "w0"), (seen::CUSTOMER, "acme")];
+    // Made of an image that was made of one of ours.
+    let copied = [(seen::NODE, "n"), (seen::WORKLOAD, "w0")];
     [
         of("f1", "db", &[]),
         of("f2", "cairn-w9", &other_node),
         of("f3", "cairn-x", &half),
+        of("f4", "copy", &copied),
     ]
     .map(|seen| Container {
         seen,
