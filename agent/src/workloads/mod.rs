@@ -5,6 +5,7 @@
 //! | [`settings`] | `[workloads]` |
 //! | [`engine`] | everything that is asked of Docker, as a trait |
 //! | [`docker`] | that trait on the Docker Engine's socket |
+//! | [`label`] | whose node it is, as its containers say |
 //! | `container` | what a workload's Docker container is made of |
 //! | `volumes` | folders of volumes that have a name only |
 //! | `shown` | what matters of what Docker shows |
@@ -15,6 +16,7 @@
 mod container;
 pub mod docker;
 pub mod engine;
+pub mod label;
 mod runner;
 pub mod settings;
 mod shown;

@@ -37,7 +37,7 @@ pub struct Deps {
     pub settings: Settings,
     /// The file of what is remembered.
     pub memory: PathBuf,
-    /// Whose node it is; lives as long as what Docker has does.
+    /// Whose node it is ([`super::label`]).
     pub node: String,
     /// What is declared; none: nobody has said.
     pub declared: watch::Receiver<Option<Arc<Workloads>>>,
