@@ -147,6 +147,10 @@ impl<'w> Course<'w> {
             (Some(current), Some(previous)) => {
                 if self.fits(current, spec) && blocked.is_none() {
                     self.judge(wanted, spec, current, previous);
+                } else if self.has_passed(current) {
+                    // It is what the next one comes back to; the one before is only still there.
+                    self.keep(wanted, current);
+                    self.discard(previous);
                 } else {
                     self.say(
                         State::Starting,
@@ -160,6 +164,11 @@ impl<'w> Course<'w> {
 
     fn fits(&self, ours: Ours<'_>, spec: Digest) -> bool {
         ours.spec == Some(spec) && self.item.replace.as_ref() != Some(&ours.seen.id)
+    }
+
+    fn has_passed(&self, ours: Ours<'_>) -> bool {
+        let trial = self.item.trial.as_ref();
+        trial.is_some_and(|trial| trial.passed && trial.id == ours.seen.id)
     }
 
     /// There is none under the current name.

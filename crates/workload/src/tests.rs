@@ -206,6 +206,32 @@ fn one_that_fails_gives_way_to_the_old_one_and_isnt_tried_again_at_once() {
 }
 
 #[test]
+fn one_that_has_proved_itself_is_what_a_third_comes_back_to() {
+    let mut node = Node::with_image();
+    for command in ["a", "b"] {
+        node.declared = list(json!([workload("web", command)]));
+        node.work();
+    }
+    // It passes, and Docker doesn't remove the one before.
+    node.now_ms += 10_000;
+    let turn = node.turn();
+    let stuck = Trouble::Refused("device or resource busy".into());
+    node.memory
+        .note(&turn.actions[0], Some(&stuck), node.now_ms, 1.0);
+    node.declared = list(json!([workload("web", "c")]));
+    assert_eq!(
+        node.work(),
+        [
+            "remove c0",
+            "stop c2",
+            "set aside",
+            "create web",
+            "start c10003"
+        ]
+    );
+}
+
+#[test]
 fn one_that_docker_refuses_three_times_gives_way_too() {
     let mut node = Node::with_image();
     node.declared = list(json!([workload("web", "a")]));
