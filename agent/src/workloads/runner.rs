@@ -10,7 +10,7 @@ use cairn_workload::images::{Present, clean_up};
 use cairn_workload::seen::{Run, current_name};
 use cairn_workload::{Action, Memory, Missing, Seen, Trouble, World, step};
 use rand::Rng;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::engine::Engine;
@@ -57,7 +57,15 @@ pub struct Deps {
     pub clock: Clock,
 }
 
-type Ended = (Action, Result<(), Trouble>);
+/// Something that is being done.
+struct Begun {
+    action: Action,
+    /// A pull, which may take for ever, is given up when this is dropped.
+    wanted: Option<oneshot::Sender<()>>,
+}
+
+/// What was done, and how it ended; none: it was given up.
+type Ended = (Action, Option<Result<(), Trouble>>);
 
 struct Runner<E> {
     engine: Arc<E>,
@@ -67,7 +75,8 @@ struct Runner<E> {
     /// Each workload's Docker container, as it was seen last.
     current: BTreeMap<Name, String>,
     waiting: Waiting,
-    busy: BTreeSet<Name>,
+    /// What is being done for each workload.
+    busy: BTreeMap<Name, Begun>,
     work: JoinSet<Ended>,
     /// Images are being removed.
     clearing: Option<JoinHandle<()>>,
@@ -126,7 +135,7 @@ impl<E: Engine> Runner<E> {
             told: BTreeMap::new(),
             current: BTreeMap::new(),
             waiting: Waiting::default(),
-            busy: BTreeSet::new(),
+            busy: BTreeMap::new(),
             work: JoinSet::new(),
             clearing: None,
             absent: false,
@@ -177,7 +186,6 @@ impl<E: Engine> Runner<E> {
             missing: &self.missing(),
             seen: &view.seen,
             images: &images,
-            busy: &self.busy,
             now_ms,
         };
         let (mut memory, mut turn) = step(&world, &self.memory);
@@ -194,17 +202,20 @@ impl<E: Engine> Runner<E> {
             let told = self.told.get(name).cloned();
             turn.status.extend(told.map(|told| (name.clone(), told)));
         }
-        let busy = &self.busy | &unclear;
-        self.waiting.settle(&turn.status, &turn.actions, &busy);
+        let moving = turn.actions.iter().map(Action::workload);
+        let moving: BTreeSet<&Name> = moving.chain(self.busy.keys()).chain(&unclear).collect();
+        self.waiting.settle(&turn.status, &moving);
+        for (name, begun) in &mut self.busy {
+            let pulls = matches!(begun.action, Action::Pull { .. });
+            if pulls && !unclear.contains(name) && !turn.actions.contains(&begun.action) {
+                begun.wanted = None;
+            }
+        }
         self.tell(turn.status);
         for action in turn.actions {
-            self.busy.insert(action.workload().clone());
-            tracing::info!(workload = %action.workload(), action = word(&action), "workload");
-            let engine = self.engine.clone();
-            self.work.spawn(boxed(async move {
-                let result = engine.perform(&action).await;
-                (action, result)
-            }));
+            if !self.busy.contains_key(action.workload()) {
+                self.begin(action);
+            }
         }
         let clears = self.clearing.as_ref().is_some_and(|it| !it.is_finished());
         if self.busy.is_empty() && !clears {
@@ -214,6 +225,24 @@ impl<E: Engine> Runner<E> {
             .wake_ms
             .map(|at| Duration::from_millis(at.saturating_sub(now_ms).max(1)));
         due.map_or(ROUND, |due| due.min(ROUND))
+    }
+
+    fn begin(&mut self, action: Action) {
+        tracing::info!(workload = %action.workload(), action = word(&action), "workload");
+        let (wanted, unwanted) = oneshot::channel();
+        let begun = Begun {
+            action: action.clone(),
+            wanted: Some(wanted),
+        };
+        self.busy.insert(action.workload().clone(), begun);
+        let engine = self.engine.clone();
+        self.work.spawn(boxed(async move {
+            let result = tokio::select! {
+                result = engine.perform(&action) => Some(result),
+                _ = unwanted => None,
+            };
+            (action, result)
+        }));
     }
 
     /// After a change: waits for those that follow. What was begun here and is done goes on at once: Docker tells of it before it answers.
@@ -247,6 +276,10 @@ impl<E: Engine> Runner<E> {
             }
         };
         self.busy.remove(action.workload());
+        let Some(result) = result else {
+            tracing::info!(workload = %action.workload(), action = word(&action), "given up");
+            return;
+        };
         if let Err(trouble) = &result {
             tracing::warn!(workload = %action.workload(), action = word(&action), %trouble, "workload");
         }

@@ -190,8 +190,11 @@ impl<'w> Course<'w> {
     fn replace(&mut self, wanted: &Workload, current: Ours<'_>) {
         if !self.has_image(wanted) {
             let (state, reason) = (self.status.state, self.status.reason.clone());
+            let pulls = self.action.is_some();
+            // What can't be started doesn't hold the pull up.
             if let Run::Exited { code, .. } = current.seen.run
                 && !self.is_over(wanted, current, code)
+                && !(pulls && self.item.engine.is_some())
             {
                 self.start(current);
             }

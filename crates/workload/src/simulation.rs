@@ -115,7 +115,6 @@ impl Sim {
             missing: &Missing::default(),
             seen: &seen,
             images: &self.images,
-            busy: &BTreeSet::new(),
             now_ms: self.now_ms,
         };
         let (memory, turn) = step(&world, &self.memory);

@@ -52,7 +52,6 @@ impl Node {
             missing: &self.missing,
             seen: &self.seen,
             images: &self.images,
-            busy: &BTreeSet::new(),
             now_ms: self.now_ms,
         };
         let (memory, turn) = step(&world, &self.memory);

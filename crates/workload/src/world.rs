@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cairn_wire::workload::{Name, Workloads};
+use cairn_wire::workload::Workloads;
 
 use crate::allowed::Allowed;
 use crate::missing::Missing;
@@ -23,8 +23,6 @@ pub struct World<'w> {
     pub seen: &'w [Seen],
     /// All names by digest of all images that are there.
     pub images: &'w BTreeSet<String>,
-    /// Workloads for which something is being done; nothing else is until it has ended.
-    pub busy: &'w BTreeSet<Name>,
     /// Milliseconds since the boot.
     pub now_ms: u64,
 }

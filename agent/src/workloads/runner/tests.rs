@@ -15,12 +15,15 @@ struct Fake {
     containers: Mutex<Vec<Seen>>,
     changed: Notify,
     started: Arc<Notify>,
+    /// It was told to pull an image, which it never gets done.
+    pulling: Arc<Notify>,
     /// It was told to remove an image, which it never gets done.
     removing: Arc<Notify>,
 }
 
 const IMAGE: &str = "r.example.org/a";
 
+/// Of the image that is there.
 fn digest() -> String {
     format!("sha256:{}", "ab".repeat(32))
 }
@@ -50,6 +53,10 @@ impl Engine for Fake {
                 restarts: 0,
             }),
             Action::Start { .. } => self.started.notify_one(),
+            Action::Pull { .. } => {
+                self.pulling.notify_one();
+                std::future::pending().await
+            }
             other => panic!("{other:?}"),
         }
         self.changed.notify_one();
@@ -116,9 +123,9 @@ impl Node {
         tokio::spawn(run(engine, deps, shutdown));
     }
 
-    fn declare(&self) {
+    fn declare(&self, digest: &str) {
         let workload = json!({
-            "name": "web", "owner": { "customer": "acme", "business": "vod" }, "image": format!("{IMAGE}@{}", digest()),
+            "name": "web", "owner": { "customer": "acme", "business": "vod" }, "image": format!("{IMAGE}@{digest}"),
         });
         let workloads: Workloads = serde_json::from_value(json!([workload])).unwrap();
         self.declared.send_replace(Some(Arc::new(workloads)));
@@ -131,7 +138,7 @@ async fn one_step_follows_the_other_without_a_pause() {
     let started = engine.started.clone();
     node.start(engine);
     let begun = Instant::now();
-    node.declare();
+    node.declare(&digest());
     started.notified().await;
     assert!(begun.elapsed() < GATHER, "{:?}", begun.elapsed());
 }
@@ -145,7 +152,21 @@ async fn an_image_that_will_not_go_holds_nobody_up() {
     let (started, removing) = (engine.started.clone(), engine.removing.clone());
     node.start(engine);
     removing.notified().await;
-    node.declare();
+    node.declare(&digest());
+    let limit = Duration::from_secs(60);
+    tokio::time::timeout(limit, started.notified())
+        .await
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_that_nobody_wants_any_more_is_given_up() {
+    let (mut node, engine) = (Node::new(), Fake::default());
+    let (started, pulling) = (engine.started.clone(), engine.pulling.clone());
+    node.start(engine);
+    node.declare(&format!("sha256:{}", "cd".repeat(32)));
+    pulling.notified().await;
+    node.declare(&digest());
     let limit = Duration::from_secs(60);
     tokio::time::timeout(limit, started.notified())
         .await
