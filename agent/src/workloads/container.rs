@@ -52,15 +52,7 @@ pub fn body(node: &str, workload: &Workload, volumes: &Path) -> io::Result<Conta
             Network::Named(name) => name.to_string(),
         }),
         port_bindings: Some(ports),
-        restart_policy: Some(RestartPolicy {
-            // Not `always`: the one that was set aside must stay down when Docker restarts.
-            name: Some(match workload.restart {
-                Restart::Always => RestartPolicyNameEnum::UNLESS_STOPPED,
-                Restart::OnFailure => RestartPolicyNameEnum::ON_FAILURE,
-                Restart::Never => RestartPolicyNameEnum::NO,
-            }),
-            maximum_retry_count: None,
-        }),
+        restart_policy: Some(restart_policy(workload.restart)),
         cap_drop: Some(vec!["ALL".to_owned()]),
         cap_add: Some(
             workload
@@ -118,6 +110,19 @@ pub fn body(node: &str, workload: &Workload, volumes: &Path) -> io::Result<Conta
         host_config: Some(host),
         ..ContainerCreateBody::default()
     })
+}
+
+/// When Docker starts it again by itself.
+pub fn restart_policy(rule: Restart) -> RestartPolicy {
+    RestartPolicy {
+        name: Some(match rule {
+            // Not `always`: what somebody stopped by hand stays down when Docker restarts.
+            Restart::Always => RestartPolicyNameEnum::UNLESS_STOPPED,
+            Restart::OnFailure => RestartPolicyNameEnum::ON_FAILURE,
+            Restart::Never => RestartPolicyNameEnum::NO,
+        }),
+        maximum_retry_count: None,
+    }
 }
 
 fn inside(port: &cairn_wire::workload::Port) -> String {

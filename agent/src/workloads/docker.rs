@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use bollard::auth::DockerCredentials;
 use bollard::errors::Error;
+use bollard::models::ContainerUpdateBody;
 use bollard::query_parameters::{
     CreateContainerOptions, CreateImageOptionsBuilder, EventsOptionsBuilder, LogsOptionsBuilder,
     RemoveContainerOptionsBuilder, RemoveImageOptions, RenameContainerOptions,
     StartContainerOptions, StopContainerOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
-use cairn_wire::workload::{Image, Login, Workload};
+use cairn_wire::workload::{Image, Login, Restart, Workload};
 use cairn_workload::images::Present;
 use cairn_workload::{Action, Seen, Trouble, seen};
 use futures_util::StreamExt;
@@ -110,6 +111,16 @@ impl Socket {
             .map(drop)
     }
 
+    /// What was stopped by an order Docker must not start again by itself, as it would when it restarts and the exit code was a failure's.
+    async fn set_restart(&self, id: &str, rule: Restart) -> Result<(), Trouble> {
+        let change = ContainerUpdateBody {
+            restart_policy: Some(container::restart_policy(rule)),
+            ..ContainerUpdateBody::default()
+        };
+        let client = self.client().await?;
+        within(QUICK, client.update_container(id, change)).await
+    }
+
     /// By digest: Docker checks each byte against it. That the image is then there under it is checked, too.
     async fn pull(&self, image: &Image) -> Result<(), Trouble> {
         let client = self.client().await?;
@@ -193,16 +204,21 @@ impl Engine for Socket {
         match action {
             Action::Pull { image, .. } => self.pull(image).await,
             Action::Create(workload) => self.create(workload).await,
-            Action::Start { id, .. } => {
+            Action::Start { id, restart, .. } => {
+                self.set_restart(id, *restart).await?;
                 let asked = client.start_container(id, None::<StartContainerOptions>);
                 within(SLOW, asked).await.map(drop)
             }
             Action::Stop { id, .. } => {
+                self.set_restart(id, Restart::Never).await?;
                 // Its own grace was given to Docker when it was made.
                 let asked = client.stop_container(id, None::<StopContainerOptions>);
                 within(STOP, asked).await.map(drop)
             }
-            Action::SetAside { workload, id } => rename(id, seen::previous_name(workload)).await,
+            Action::SetAside { workload, id } => {
+                self.set_restart(id, Restart::Never).await?;
+                rename(id, seen::previous_name(workload)).await
+            }
             Action::Restore { workload, id } => rename(id, seen::current_name(workload)).await,
             Action::Remove { id, .. } => {
                 // With the nameless volumes that Docker made for it, and without force.

@@ -107,7 +107,7 @@ impl<'w> Course<'w> {
             self.say(State::Restarting, "by a command");
             return match current.seen.run.is_active() {
                 true => self.stop(current),
-                false => self.start(current),
+                false => self.start(wanted, current),
             };
         }
         let spec = wanted.spec();
@@ -196,7 +196,7 @@ impl<'w> Course<'w> {
                 && !self.is_over(wanted, current, code)
                 && !(pulls && self.item.engine.is_some())
             {
-                self.start(current);
+                self.start(wanted, current);
             }
             return self.say(state, &reason);
         }
@@ -248,11 +248,11 @@ impl<'w> Course<'w> {
             }
             Run::Exited { code, oom } => {
                 self.say(State::Starting, &ended(*code, *oom));
-                self.start(current);
+                self.start(wanted, current);
             }
             Run::Created => {
                 self.say(State::Starting, "");
-                self.start(current);
+                self.start(wanted, current);
             }
         }
     }
@@ -334,7 +334,7 @@ impl<'w> Course<'w> {
             {
                 return Some(Err(wait.reason.clone()));
             }
-            self.start(current);
+            self.start(wanted, current);
             return None;
         };
         if current.seen.restarts >= RESTARTS {
@@ -399,10 +399,11 @@ impl<'w> Course<'w> {
         }
     }
 
-    fn start(&mut self, ours: Ours<'_>) {
+    fn start(&mut self, wanted: &Workload, ours: Ours<'_>) {
         self.act(Action::Start {
             workload: self.name.clone(),
             id: ours.seen.id.clone(),
+            restart: wanted.restart,
         });
     }
 

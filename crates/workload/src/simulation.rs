@@ -176,8 +176,9 @@ impl Sim {
             all.iter().any(|c| c.seen.name == called && c.seen.id != id)
         };
         match action {
-            Action::Start { .. } => {
+            Action::Start { restart, .. } => {
                 let container = &mut self.containers[at];
+                container.rule = *restart;
                 if container.command == "unstartable" {
                     return refused("no such file");
                 }
@@ -185,6 +186,7 @@ impl Sim {
             }
             Action::Stop { .. } => {
                 let container = &mut self.containers[at];
+                container.rule = Restart::Never;
                 // Some take the signal for what it is, some die of it.
                 let code = if container.command == "good-b" {
                     143
@@ -204,6 +206,7 @@ impl Sim {
                 if taken(&called, &self.containers) {
                     return refused("the name is in use");
                 }
+                self.containers[at].rule = Restart::Never;
                 self.containers[at].seen.name = called;
             }
             Action::Restore { workload, .. } => {
@@ -242,7 +245,7 @@ impl Sim {
             Happening::DockerRestarts => {
                 let now = self.now_ms;
                 let ours = self.containers.iter_mut().filter(|c| c.is_ours());
-                ours.for_each(|container| container.end(now));
+                ours.for_each(|container| container.docker_restarts(now));
             }
             Happening::Ends(at) => {
                 let now = self.now_ms;

@@ -12,6 +12,7 @@ pub(super) const GOOD: [&str; 3] = ["good-a", "good-b", "checked"];
 pub(super) struct Container {
     pub(super) seen: Seen,
     pub(super) command: String,
+    /// When Docker starts it again.
     pub(super) rule: Restart,
     /// Its process ended by itself, and nobody has started it since.
     pub(super) ended: bool,
@@ -30,6 +31,16 @@ impl Container {
         let since = now.to_string();
         self.seen.run = Run::Running { health, since };
         self.ended = false;
+    }
+
+    /// Docker ends, with its process, and starts again. Whoever stopped what ended with a failure, `on-failure` starts it.
+    pub(super) fn docker_restarts(&mut self, now: u64) {
+        match self.seen.run {
+            Run::Exited { code, .. } if code != 0 && self.rule == Restart::OnFailure => {
+                self.start(now);
+            }
+            _ => self.end(now),
+        }
     }
 
     /// Its process ends, if it has one, and Docker goes by its rule.
