@@ -168,7 +168,7 @@ impl Engine for Socket {
                     Ok(inspected) => inspected,
                     // It hangs in Docker, or is gone since, which the next look shows. It hides no other.
                     Err(trouble) => {
-                        tracing::info!(%workload, id = seen.id, %trouble, "how it is isn't known");
+                        tracing::debug!(%workload, id = seen.id, %trouble, "how it is isn't known");
                         view.seen.push(seen);
                         continue;
                     }

@@ -78,6 +78,8 @@ struct Runner<E> {
     /// What is being done for each workload.
     busy: BTreeMap<Name, Begun>,
     work: JoinSet<Ended>,
+    /// Of these Docker didn't tell when it was asked last.
+    unclear: BTreeSet<Name>,
     /// Images are being removed.
     clearing: Option<JoinHandle<()>>,
     /// Docker's last answer was none.
@@ -137,6 +139,7 @@ impl<E: Engine> Runner<E> {
             waiting: Waiting::default(),
             busy: BTreeMap::new(),
             work: JoinSet::new(),
+            unclear: BTreeSet::new(),
             clearing: None,
             absent: false,
         }
@@ -163,6 +166,10 @@ impl<E: Engine> Runner<E> {
         self.current = ours.collect();
         let unclear = view.seen.iter().filter(|seen| seen.run == Run::Unclear);
         let unclear: BTreeSet<Name> = unclear.filter_map(|seen| seen.workload(node)).collect();
+        for name in unclear.difference(&self.unclear) {
+            tracing::warn!(workload = %name, "Docker doesn't tell how it is; it is left as it is");
+        }
+        self.unclear = unclear;
         self.deps.running.send_if_modified(|running| {
             let before = running.as_deref().map(Vec::as_slice);
             let known = view.running_after(before.unwrap_or_default());
@@ -198,16 +205,16 @@ impl<E: Engine> Runner<E> {
             return ABSENT;
         }
         // What was told of them last holds on.
-        for name in &unclear {
+        for name in &self.unclear {
             let told = self.told.get(name).cloned();
             turn.status.extend(told.map(|told| (name.clone(), told)));
         }
         let moving = turn.actions.iter().map(Action::workload);
-        let moving: BTreeSet<&Name> = moving.chain(self.busy.keys()).chain(&unclear).collect();
-        self.waiting.settle(&turn.status, &moving);
+        let moving = moving.chain(self.busy.keys()).chain(&self.unclear);
+        self.waiting.settle(&turn.status, &moving.collect());
         for (name, begun) in &mut self.busy {
             let pulls = matches!(begun.action, Action::Pull { .. });
-            if pulls && !unclear.contains(name) && !turn.actions.contains(&begun.action) {
+            if pulls && !self.unclear.contains(name) && !turn.actions.contains(&begun.action) {
                 begun.wanted = None;
             }
         }
@@ -224,7 +231,11 @@ impl<E: Engine> Runner<E> {
         let due = turn
             .wake_ms
             .map(|at| Duration::from_millis(at.saturating_sub(now_ms).max(1)));
-        due.map_or(ROUND, |due| due.min(ROUND))
+        let round = match self.unclear.is_empty() {
+            true => ROUND,
+            false => ABSENT,
+        };
+        due.map_or(round, |due| due.min(round))
     }
 
     fn begin(&mut self, action: Action) {
