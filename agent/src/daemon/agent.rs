@@ -1,6 +1,7 @@
 //! The parts of the agent, and how they know of each other.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use cairn_release::Digest;
@@ -210,10 +211,8 @@ impl Agent {
             tracing::info!(socket = %settings.socket.display(), "no workloads are run: there is no Docker, or [workloads] says so");
             return;
         }
-        // As old as the node's /var, where Docker keeps what it has; a factory reset gives up both.
-        let node = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-        let node = Some(node.trim()).filter(|node| !node.is_empty());
-        let node = node.unwrap_or("node").to_owned();
+        let machine_id = Path::new("/etc/machine-id");
+        let node = workloads::label::of_node(&self.paths.agent(), machine_id);
         let engine = workloads::docker::Socket::new(
             settings.socket.clone(),
             node.clone(),

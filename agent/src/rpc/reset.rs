@@ -3,6 +3,9 @@
 //! What was changed lies in the upper layers of `/etc` and `/var`, in DATA's `state/`. They are moved aside, which a power cut can't do
 //! by halves, and the node restarts; the hook then makes empty ones. What was moved aside is deleted after that. A mark says that a reset is under way,
 //! so that one which a power cut ended is taken up again.
+//!
+//! With the identity goes what was the old owner's: what Docker has, named volumes, and what was ordered. Without it they stay, as the node
+//! is still the same.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,10 +16,22 @@ use crate::files;
 
 /// The upper layers.
 const LAYERS: [&str; 2] = ["etc", "var"];
+/// The old owner's on DATA: what Docker has, if its settings put it there, and volumes.
+const WORKLOADS: [&str; 2] = ["docker", "workloads"];
+/// What the old owner ordered, in the agent's folder, and what is remembered of it.
+const ORDERS: [&str; 5] = [
+    "order.json",
+    "workloads.json",
+    "workloads-memory.json",
+    "registries.json",
+    "disks.json",
+];
 
 /// Where things lie.
 #[derive(Debug, Clone)]
 pub struct Reset {
+    /// DATA.
+    pub data: PathBuf,
     /// DATA's `state`.
     pub state: PathBuf,
     /// The agent's own folder.
@@ -32,6 +47,7 @@ impl Reset {
     /// With DATA mounted at `data`.
     pub fn new(data: &Path) -> Self {
         Self {
+            data: data.to_owned(),
             state: data.join("state"),
             agent: data.join("agent"),
         }
@@ -46,14 +62,14 @@ impl Reset {
         let aside = |folder: &Path, name: &str| {
             (folder.join(name), folder.join(format!("{name}.discarded")))
         };
-        let mut moves: Vec<_> = LAYERS
-            .iter()
-            .map(|layer| aside(&self.state, layer))
-            .collect();
-        if identity {
-            moves.push(aside(&self.agent, "identity"));
+        let layers = LAYERS.iter().map(|layer| aside(&self.state, layer));
+        if !identity {
+            return layers.collect();
         }
-        moves
+        // The identity is the last: while it lies aside, orders may have been written again.
+        let workloads = WORKLOADS.iter().map(|folder| aside(&self.data, folder));
+        let identity = aside(&self.agent, "identity");
+        workloads.chain(layers).chain([identity]).collect()
     }
 
     /// Moves everything aside. The node must restart at once after this.
@@ -80,11 +96,16 @@ impl Reset {
             }
         }
         if identity {
-            // What the old owner ordered.
-            files::remove(&self.agent.join("order.json"))?;
+            self.forget_orders()?;
         }
         files::remove(&self.mark())?;
         files::sync_folder(&self.agent)
+    }
+
+    fn forget_orders(&self) -> io::Result<()> {
+        ORDERS
+            .iter()
+            .try_for_each(|file| files::remove(&self.agent.join(file)))
     }
 
     /// Deletes what a reset moved aside. It may take a while.
@@ -103,6 +124,10 @@ impl Reset {
     /// If the disk doesn't take it.
     pub fn take_up(&self) -> io::Result<bool> {
         let Some(mark) = files::read(&self.mark(), 4096)? else {
+            // The agent that carried it out may have written some again before the node restarted.
+            if self.agent.join("identity.discarded").exists() {
+                self.forget_orders()?;
+            }
             return Ok(false);
         };
         // A mark is written whole; whatever it says, a reset was wanted.
@@ -136,6 +161,11 @@ mod tests {
             "state/var/upper/log",
             "agent/identity/key.pem",
             "agent/outbox/segment",
+            "agent/workloads-node",
+            "agent/workloads.json",
+            "agent/registries.json",
+            "docker/containers/1",
+            "workloads/web/cache/1",
         ] {
             fs::create_dir_all(data.path().join(file).parent().unwrap()).unwrap();
             fs::write(data.path().join(file), "x").unwrap();
@@ -171,22 +201,43 @@ mod tests {
         assert!(data.path().join("agent/identity/key.pem").exists());
         assert!(data.path().join("agent/outbox/segment").exists());
         assert!(!data.path().join("state/etc.discarded").exists());
+        // What runs is still ours.
+        for kept in [
+            "agent/workloads-node",
+            "agent/workloads.json",
+            "docker/containers/1",
+            "workloads/web/cache/1",
+        ] {
+            assert!(data.path().join(kept).exists(), "{kept}");
+        }
     }
 
     #[test]
-    fn the_identity_goes_when_told() {
+    fn the_identity_goes_when_told_and_what_was_its_owners() {
         let (data, reset) = node();
         reset.order(true).unwrap();
+        // The agent runs until the node restarts, and writes what it knows.
+        fs::write(data.path().join("agent/workloads.json"), "x").unwrap();
         boot(data.path());
         assert!(!reset.take_up().unwrap());
         reset.clean_up().unwrap();
-        assert!(!data.path().join("agent/identity").exists());
-        assert!(!data.path().join("agent/identity.discarded").exists());
+        for gone in [
+            "agent/identity",
+            "agent/identity.discarded",
+            "agent/workloads.json",
+            "agent/registries.json",
+            "docker",
+            "docker.discarded",
+            "workloads",
+            "workloads.discarded",
+        ] {
+            assert!(!data.path().join(gone).exists(), "{gone}");
+        }
     }
 
     #[test]
     fn one_cut_short_at_any_step_ends_fresh() {
-        for cut in 0..4 {
+        for cut in 0..6 {
             let (data, reset) = node();
             files::replace(&reset.mark(), br#"{"identity":true}"#).unwrap();
             for (from, aside) in reset.moves(true).into_iter().take(cut) {
@@ -203,11 +254,14 @@ mod tests {
             assert!(!reset.take_up().unwrap(), "cut {cut}");
             reset.clean_up().unwrap();
             assert!(is_fresh(data.path()), "cut {cut}");
-            assert!(!data.path().join("agent/identity").exists(), "cut {cut}");
-            assert!(
-                !data.path().join("state/etc.discarded").exists(),
-                "cut {cut}"
-            );
+            for gone in [
+                "agent/identity",
+                "docker",
+                "workloads",
+                "state/etc.discarded",
+            ] {
+                assert!(!data.path().join(gone).exists(), "cut {cut}: {gone}");
+            }
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use bollard::models::{
@@ -11,6 +10,8 @@ use bollard::models::{
 };
 use cairn_wire::workload::{Network, Protocol, Restart, Source, Volume, Word, Workload};
 use cairn_workload::seen;
+
+use super::volumes;
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -51,15 +52,7 @@ pub fn body(node: &str, workload: &Workload, volumes: &Path) -> io::Result<Conta
             Network::Named(name) => name.to_string(),
         }),
         port_bindings: Some(ports),
-        restart_policy: Some(RestartPolicy {
-            // Not `always`: the one that was set aside must stay down when Docker restarts.
-            name: Some(match workload.restart {
-                Restart::Always => RestartPolicyNameEnum::UNLESS_STOPPED,
-                Restart::OnFailure => RestartPolicyNameEnum::ON_FAILURE,
-                Restart::Never => RestartPolicyNameEnum::NO,
-            }),
-            maximum_retry_count: None,
-        }),
+        restart_policy: Some(restart_policy(workload.restart)),
         cap_drop: Some(vec!["ALL".to_owned()]),
         cap_add: Some(
             workload
@@ -119,6 +112,19 @@ pub fn body(node: &str, workload: &Workload, volumes: &Path) -> io::Result<Conta
     })
 }
 
+/// When Docker starts it again by itself.
+pub fn restart_policy(rule: Restart) -> RestartPolicy {
+    RestartPolicy {
+        name: Some(match rule {
+            // Not `always`: what somebody stopped by hand stays down when Docker restarts.
+            Restart::Always => RestartPolicyNameEnum::UNLESS_STOPPED,
+            Restart::OnFailure => RestartPolicyNameEnum::ON_FAILURE,
+            Restart::Never => RestartPolicyNameEnum::NO,
+        }),
+        maximum_retry_count: None,
+    }
+}
+
 fn inside(port: &cairn_wire::workload::Port) -> String {
     let protocol = match port.protocol {
         Protocol::Tcp => "tcp",
@@ -140,21 +146,12 @@ fn ports(workload: &Workload) -> HashMap<String, Option<Vec<PortBinding>>> {
 }
 
 /// A folder of its own is made if it is missing; a folder of the node isn't.
-fn mount(workload: &Workload, volume: &Volume, volumes: &Path) -> io::Result<Mount> {
+fn mount(workload: &Workload, volume: &Volume, folder: &Path) -> io::Result<Mount> {
     let source = match &volume.source {
         Source::HostPath(path) => path.to_string(),
         Source::Volume(name) => {
-            let folder = volumes.join(workload.name.as_str()).join(name.as_str());
-            if !folder.exists() {
-                std::fs::DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o755)
-                    .create(&folder)?;
-                if let Some(user) = &workload.user {
-                    let (user, group) = user.ids();
-                    std::os::unix::fs::chown(&folder, Some(user), Some(group))?;
-                }
-            }
+            let folder = folder.join(workload.name.as_str()).join(name.as_str());
+            volumes::make(&folder, workload.user.as_ref())?;
             folder
                 .into_os_string()
                 .into_string()

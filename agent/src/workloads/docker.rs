@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use bollard::auth::DockerCredentials;
 use bollard::errors::Error;
+use bollard::models::ContainerUpdateBody;
 use bollard::query_parameters::{
     CreateContainerOptions, CreateImageOptionsBuilder, EventsOptionsBuilder, LogsOptionsBuilder,
     RemoveContainerOptionsBuilder, RemoveImageOptions, RenameContainerOptions,
     StartContainerOptions, StopContainerOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
-use cairn_wire::workload::{Image, Login, Workload};
+use cairn_wire::workload::{Image, Login, Restart, Workload};
 use cairn_workload::images::Present;
 use cairn_workload::{Action, Seen, Trouble, seen};
 use futures_util::StreamExt;
@@ -29,6 +30,8 @@ use super::transport;
 
 /// For what Docker answers from memory.
 const QUICK: Duration = Duration::from_secs(30);
+/// For how one container is: the others wait for it.
+const GLANCE: Duration = Duration::from_secs(5);
 /// For making, starting and removing: a slow disk takes its time.
 const SLOW: Duration = Duration::from_secs(180);
 /// For a stop beyond the longest grace.
@@ -108,6 +111,16 @@ impl Socket {
             .map(drop)
     }
 
+    /// What was stopped by an order Docker must not start again by itself, as it would when it restarts and the exit code was a failure's.
+    async fn set_restart(&self, id: &str, rule: Restart) -> Result<(), Trouble> {
+        let change = ContainerUpdateBody {
+            restart_policy: Some(container::restart_policy(rule)),
+            ..ContainerUpdateBody::default()
+        };
+        let client = self.client().await?;
+        within(QUICK, client.update_container(id, change)).await
+    }
+
     /// By digest: Docker checks each byte against it. That the image is then there under it is checked, too.
     async fn pull(&self, image: &Image) -> Result<(), Trouble> {
         let client = self.client().await?;
@@ -150,11 +163,15 @@ impl Engine for Socket {
             let mut seen = Seen::from(listed);
             if let Some(workload) = seen.workload(node) {
                 let path = format!("/containers/{}/json", seen.id);
-                let inspected: Inspected = match self.show(&path).await {
+                let asked = tokio::time::timeout(GLANCE, self.show(&path)).await;
+                let inspected: Inspected = match asked.unwrap_or_else(|_| Err(silent(GLANCE))) {
                     Ok(inspected) => inspected,
-                    // Gone since.
-                    Err(Trouble::Refused(_)) => continue,
-                    Err(trouble) => return Err(trouble),
+                    // It hangs in Docker, or is gone since, which the next look shows. It hides no other.
+                    Err(trouble) => {
+                        tracing::debug!(%workload, id = seen.id, %trouble, "how it is isn't known");
+                        view.seen.push(seen);
+                        continue;
+                    }
                 };
                 let label = |key| seen.labels.get(key).cloned().unwrap_or_default();
                 if let Some(namespace) = inspected.namespace() {
@@ -188,16 +205,21 @@ impl Engine for Socket {
         match action {
             Action::Pull { image, .. } => self.pull(image).await,
             Action::Create(workload) => self.create(workload).await,
-            Action::Start { id, .. } => {
+            Action::Start { id, restart, .. } => {
+                self.set_restart(id, *restart).await?;
                 let asked = client.start_container(id, None::<StartContainerOptions>);
                 within(SLOW, asked).await.map(drop)
             }
             Action::Stop { id, .. } => {
+                self.set_restart(id, Restart::Never).await?;
                 // Its own grace was given to Docker when it was made.
                 let asked = client.stop_container(id, None::<StopContainerOptions>);
                 within(STOP, asked).await.map(drop)
             }
-            Action::SetAside { workload, id } => rename(id, seen::previous_name(workload)).await,
+            Action::SetAside { workload, id } => {
+                self.set_restart(id, Restart::Never).await?;
+                rename(id, seen::previous_name(workload)).await
+            }
             Action::Restore { workload, id } => rename(id, seen::current_name(workload)).await,
             Action::Remove { id, .. } => {
                 // With the nameless volumes that Docker made for it, and without force.
@@ -309,7 +331,71 @@ fn trouble(error: Error) -> Trouble {
 
 #[cfg(test)]
 mod tests {
+    use cairn_workload::seen::Run;
+    use serde_json::{Value, json};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{UnixListener, UnixStream};
+
     use super::*;
+
+    /// A Docker with two containers of ours, of which it tells one.
+    async fn answer(mut stream: UnixStream) {
+        let (mut asked, mut buffer) = (String::new(), [0; 1024]);
+        while !asked.ends_with("\r\n\r\n") {
+            let read = stream.read(&mut buffer).await.unwrap();
+            asked.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+        }
+        let listed = |id: &str| {
+            json!({
+                "Id": id, "Names": [format!("/cairn-{id}")], "Labels": { "cairn.node": "n", "cairn.workload": id },
+            })
+        };
+        let said = |said: Value| {
+            let body = said.to_string();
+            let length = body.len();
+            format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            )
+        };
+        let answer = match asked.split(' ').nth(1).unwrap() {
+            path if path.ends_with("/version") => said(json!({ "ApiVersion": "1.41" })),
+            path if path.ends_with("/images/json") => said(json!([])),
+            path if path.contains("/containers/json") => {
+                said(json!([listed("hung"), listed("web")]))
+            }
+            path if path.ends_with("/containers/web/json") => {
+                said(json!({ "State": { "Status": "exited", "ExitCode": 0 } }))
+            }
+            _ => return,
+        };
+        let _ = stream.write_all(answer.as_bytes()).await;
+    }
+
+    #[tokio::test]
+    async fn one_container_that_hangs_hides_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("docker.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let docker = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(answer(stream));
+            }
+        });
+        let logins = watch::channel(Arc::default()).1;
+        let socket = Socket::new(path, "n".into(), folder.path().into(), logins);
+        let view = socket.look("n").await.unwrap();
+        let runs: Vec<_> = view
+            .seen
+            .iter()
+            .map(|seen| (&*seen.id, &seen.run))
+            .collect();
+        let ended = Run::Exited {
+            code: 0,
+            oom: false,
+        };
+        assert_eq!(runs, [("hung", &Run::Unclear), ("web", &ended)]);
+        docker.abort();
+    }
 
     #[test]
     fn a_password_that_docker_would_not_read_is_refused_without_being_shown() {

@@ -5,7 +5,9 @@
 //! | [`settings`] | `[workloads]` |
 //! | [`engine`] | everything that is asked of Docker, as a trait |
 //! | [`docker`] | that trait on the Docker Engine's socket |
+//! | [`label`] | whose node it is, as its containers say |
 //! | `container` | what a workload's Docker container is made of |
+//! | `volumes` | folders of volumes that have a name only |
 //! | `shown` | what matters of what Docker shows |
 //! | `transport` | the way to its socket |
 //! | `runner` | the loop: look, store, do; and what is told of it |
@@ -14,6 +16,7 @@
 mod container;
 pub mod docker;
 pub mod engine;
+pub mod label;
 mod runner;
 pub mod settings;
 mod shown;
@@ -21,6 +24,7 @@ pub mod steer;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod volumes;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

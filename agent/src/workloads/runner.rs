@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use cairn_wire::workload::{Name, Status, WorkloadState, Workloads, report};
 use cairn_workload::images::{Present, clean_up};
-use cairn_workload::seen::current_name;
+use cairn_workload::seen::{Run, current_name};
 use cairn_workload::{Action, Memory, Missing, Seen, Trouble, World, step};
 use rand::Rng;
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::engine::Engine;
 use super::steer::{Ask, Waiting};
@@ -37,7 +37,7 @@ pub struct Deps {
     pub settings: Settings,
     /// The file of what is remembered.
     pub memory: PathBuf,
-    /// Whose node it is; lives as long as what Docker has does.
+    /// Whose node it is ([`super::label`]).
     pub node: String,
     /// What is declared; none: nobody has said.
     pub declared: watch::Receiver<Option<Arc<Workloads>>>,
@@ -57,7 +57,15 @@ pub struct Deps {
     pub clock: Clock,
 }
 
-type Ended = (Action, Result<(), Trouble>);
+/// Something that is being done.
+struct Begun {
+    action: Action,
+    /// A pull, which may take for ever, is given up when this is dropped.
+    wanted: Option<oneshot::Sender<()>>,
+}
+
+/// What was done, and how it ended; none: it was given up.
+type Ended = (Action, Option<Result<(), Trouble>>);
 
 struct Runner<E> {
     engine: Arc<E>,
@@ -67,8 +75,13 @@ struct Runner<E> {
     /// Each workload's Docker container, as it was seen last.
     current: BTreeMap<Name, String>,
     waiting: Waiting,
-    busy: BTreeSet<Name>,
+    /// What is being done for each workload.
+    busy: BTreeMap<Name, Begun>,
     work: JoinSet<Ended>,
+    /// Of these Docker didn't tell when it was asked last.
+    unclear: BTreeSet<Name>,
+    /// Images are being removed.
+    clearing: Option<JoinHandle<()>>,
     /// Docker's last answer was none.
     absent: bool,
 }
@@ -124,8 +137,10 @@ impl<E: Engine> Runner<E> {
             told: BTreeMap::new(),
             current: BTreeMap::new(),
             waiting: Waiting::default(),
-            busy: BTreeSet::new(),
+            busy: BTreeMap::new(),
             work: JoinSet::new(),
+            unclear: BTreeSet::new(),
+            clearing: None,
             absent: false,
         }
     }
@@ -149,10 +164,18 @@ impl<E: Engine> Runner<E> {
             (seen.name == current_name(&name)).then(|| (name, seen.id.clone()))
         });
         self.current = ours.collect();
+        let unclear = view.seen.iter().filter(|seen| seen.run == Run::Unclear);
+        let unclear: BTreeSet<Name> = unclear.filter_map(|seen| seen.workload(node)).collect();
+        for name in unclear.difference(&self.unclear) {
+            tracing::warn!(workload = %name, "Docker doesn't tell how it is; it is left as it is");
+        }
+        self.unclear = unclear;
         self.deps.running.send_if_modified(|running| {
-            let changed = running.as_deref() != Some(&view.running);
+            let before = running.as_deref().map(Vec::as_slice);
+            let known = view.running_after(before.unwrap_or_default());
+            let changed = running.as_deref() != Some(&known);
             if changed {
-                *running = Some(Arc::new(view.running.clone()));
+                *running = Some(Arc::new(known));
             }
             changed
         });
@@ -170,10 +193,9 @@ impl<E: Engine> Runner<E> {
             missing: &self.missing(),
             seen: &view.seen,
             images: &images,
-            busy: &self.busy,
             now_ms,
         };
-        let (mut memory, turn) = step(&world, &self.memory);
+        let (mut memory, mut turn) = step(&world, &self.memory);
         for action in &turn.actions {
             if let Action::Pull { image, .. } = action {
                 memory.pulling(&image.local());
@@ -182,25 +204,56 @@ impl<E: Engine> Runner<E> {
         if !self.remember(memory) {
             return ABSENT;
         }
-        self.waiting.settle(&turn.status, &turn.actions, &self.busy);
+        // What was told of them last holds on.
+        for name in &self.unclear {
+            let told = self.told.get(name).cloned();
+            turn.status.extend(told.map(|told| (name.clone(), told)));
+        }
+        let moving = turn.actions.iter().map(Action::workload);
+        let moving = moving.chain(self.busy.keys()).chain(&self.unclear);
+        self.waiting.settle(&turn.status, &moving.collect());
+        for (name, begun) in &mut self.busy {
+            let pulls = matches!(begun.action, Action::Pull { .. });
+            if pulls && !self.unclear.contains(name) && !turn.actions.contains(&begun.action) {
+                begun.wanted = None;
+            }
+        }
         self.tell(turn.status);
         for action in turn.actions {
-            self.busy.insert(action.workload().clone());
-            tracing::info!(workload = %action.workload(), action = word(&action), "workload");
-            let engine = self.engine.clone();
-            self.work.spawn(boxed(async move {
-                let result = engine.perform(&action).await;
-                (action, result)
-            }));
+            if !self.busy.contains_key(action.workload()) {
+                self.begin(action);
+            }
         }
-        if self.busy.is_empty() {
-            self.make_room(&view.images, &view.seen, declared.as_deref())
-                .await;
+        let clears = self.clearing.as_ref().is_some_and(|it| !it.is_finished());
+        if self.busy.is_empty() && !clears {
+            self.make_room(&view.images, &view.seen, declared.as_deref());
         }
         let due = turn
             .wake_ms
             .map(|at| Duration::from_millis(at.saturating_sub(now_ms).max(1)));
-        due.map_or(ROUND, |due| due.min(ROUND))
+        let round = match self.unclear.is_empty() {
+            true => ROUND,
+            false => ABSENT,
+        };
+        due.map_or(round, |due| due.min(round))
+    }
+
+    fn begin(&mut self, action: Action) {
+        tracing::info!(workload = %action.workload(), action = word(&action), "workload");
+        let (wanted, unwanted) = oneshot::channel();
+        let begun = Begun {
+            action: action.clone(),
+            wanted: Some(wanted),
+        };
+        self.busy.insert(action.workload().clone(), begun);
+        let engine = self.engine.clone();
+        self.work.spawn(boxed(async move {
+            let result = tokio::select! {
+                result = engine.perform(&action) => Some(result),
+                _ = unwanted => None,
+            };
+            (action, result)
+        }));
     }
 
     /// After a change: waits for those that follow. What was begun here and is done goes on at once: Docker tells of it before it answers.
@@ -234,6 +287,10 @@ impl<E: Engine> Runner<E> {
             }
         };
         self.busy.remove(action.workload());
+        let Some(result) = result else {
+            tracing::info!(workload = %action.workload(), action = word(&action), "given up");
+            return;
+        };
         if let Err(trouble) = &result {
             tracing::warn!(workload = %action.workload(), action = word(&action), %trouble, "workload");
         }
@@ -308,12 +365,8 @@ impl<E: Engine> Runner<E> {
             .retain(|_, status| status.state != WorkloadState::Removed);
     }
 
-    async fn make_room(
-        &mut self,
-        present: &[Present],
-        seen: &[Seen],
-        declared: Option<&Workloads>,
-    ) {
+    /// Has images removed, for which nobody waits: Docker may take long.
+    fn make_room(&mut self, present: &[Present], seen: &[Seen], declared: Option<&Workloads>) {
         let wanted = declared
             .iter()
             .flat_map(|declared| declared.usable())
@@ -324,14 +377,17 @@ impl<E: Engine> Runner<E> {
         if !self.remember(memory) {
             return;
         }
-        for name in gone {
-            match self.engine.remove_image(&name).await {
-                Ok(()) => {
-                    tracing::info!(image = name, "removed, to keep to workloads.image-budget")
+        let engine = self.engine.clone();
+        self.clearing = Some(tokio::spawn(boxed(async move {
+            for name in gone {
+                match engine.remove_image(&name).await {
+                    Ok(()) => {
+                        tracing::info!(image = name, "removed, to keep to workloads.image-budget")
+                    }
+                    Err(trouble) => tracing::warn!(image = name, %trouble, "cannot be removed"),
                 }
-                Err(trouble) => tracing::warn!(image = name, %trouble, "cannot be removed"),
             }
-        }
+        })));
     }
 }
 
@@ -348,115 +404,4 @@ fn word(action: &Action) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use cairn_workload::seen::{self, Run};
-    use serde_json::json;
-    use tokio::time::Instant;
-
-    use super::super::engine::View;
-    use super::*;
-    use crate::outbox;
-    use crate::shutdown;
-
-    /// Docker with one image. As the real one, it tells of a change before it answers who made it.
-    #[derive(Default)]
-    struct Fake {
-        containers: Mutex<Vec<Seen>>,
-        changed: Notify,
-        started: Arc<Notify>,
-    }
-
-    const IMAGE: &str = "r.example.org/a";
-
-    fn digest() -> String {
-        format!("sha256:{}", "ab".repeat(32))
-    }
-
-    impl Engine for Fake {
-        async fn look(&self, _: &str) -> Result<View, Trouble> {
-            Ok(View {
-                seen: self.containers.lock().unwrap().clone(),
-                images: vec![Present {
-                    id: digest(),
-                    names: vec![format!("{IMAGE}@{}", digest())],
-                    size: 1,
-                }],
-                running: Vec::new(),
-            })
-        }
-
-        async fn perform(&self, action: &Action) -> Result<(), Trouble> {
-            match action {
-                Action::Create(workload) => self.containers.lock().unwrap().push(Seen {
-                    id: "1".into(),
-                    name: current_name(&workload.name),
-                    labels: seen::labels("n", workload),
-                    image_id: digest(),
-                    image: workload.image.local(),
-                    run: Run::Created,
-                    restarts: 0,
-                }),
-                Action::Start { .. } => self.started.notify_one(),
-                other => panic!("{other:?}"),
-            }
-            self.changed.notify_one();
-            for _ in 0..20 {
-                tokio::task::yield_now().await;
-            }
-            Ok(())
-        }
-
-        async fn remove_image(&self, name: &str) -> Result<(), Trouble> {
-            panic!("{name}")
-        }
-
-        async fn logs(&self, _: &str, _: u32) -> Result<Vec<String>, Trouble> {
-            Ok(Vec::new())
-        }
-
-        async fn listen(&self, heard: &Notify) {
-            loop {
-                self.changed.notified().await;
-                heard.notify_one();
-            }
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_step_follows_the_other_without_a_pause() {
-        let folder = tempfile::tempdir().unwrap();
-        let clock = Clock::manual("b", 1_800_000_000, 0);
-        let settings = outbox::Settings::default();
-        let outbox = Outbox::open(&folder.path().join("outbox"), &settings, clock.clone()).unwrap();
-        let (declared, receiver) = watch::channel(None);
-        let (_missing, missing) = watch::channel(None);
-        let (_handle, asked) = super::super::steer::pair();
-        let deps = Deps {
-            settings: Settings::check(&super::super::Input::default()).unwrap(),
-            memory: folder.path().join("memory.json"),
-            node: "n".into(),
-            declared: receiver,
-            missing,
-            volumes: folder.path().join("volumes"),
-            running: watch::channel(None).0,
-            status: watch::channel(Arc::default()).0,
-            asked,
-            outbox,
-            clock,
-        };
-        let engine = Fake::default();
-        let started = engine.started.clone();
-        let (_trigger, shutdown) = shutdown::pair();
-        tokio::spawn(run(engine, deps, shutdown));
-        let workload = json!({
-            "name": "web", "owner": { "customer": "acme", "business": "vod" }, "image": format!("{IMAGE}@{}", digest()),
-        });
-        let begun = Instant::now();
-        let workloads: Workloads = serde_json::from_value(json!([workload])).unwrap();
-        declared.send_replace(Some(Arc::new(workloads)));
-        started.notified().await;
-        assert!(begun.elapsed() < GATHER, "{:?}", begun.elapsed());
-    }
-}
+mod tests;

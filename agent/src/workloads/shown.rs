@@ -23,13 +23,16 @@ pub struct Listed {
 
 impl From<Listed> for Seen {
     fn from(listed: Listed) -> Self {
-        let name = listed.names.and_then(|names| names.into_iter().next());
+        // What others call it by a link has a further slash: `/theirs/web`.
+        let names = listed.names.iter().flatten();
+        let mut names = names.map(|name| name.trim_start_matches('/'));
+        let name = names.find(|name| !name.contains('/'));
         Self {
-            name: name.map_or_else(String::new, |name| name.trim_start_matches('/').to_owned()),
+            name: name.unwrap_or_default().to_owned(),
             labels: listed.labels.unwrap_or_default(),
             image_id: listed.image_id.unwrap_or_default(),
             image: listed.image.unwrap_or_default(),
-            run: Run::Dead,
+            run: Run::Unclear,
             restarts: 0,
             id: listed.id.unwrap_or_default(),
         }
@@ -229,6 +232,13 @@ mod tests {
         };
         assert_eq!((web.run, namespace), (killed, None));
         assert_eq!(seen(json!({ "Status": "a new word" })).0.run, Run::Dead);
+    }
+
+    #[test]
+    fn a_link_to_a_container_is_not_its_name() {
+        let listed = json!({ "Names": ["/a/web", "/cairn-web", "/b/web"] });
+        let listed: Listed = serde_json::from_value(listed).unwrap();
+        assert_eq!(Seen::from(listed).name, "cairn-web");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cairn_wire::workload::{Name, Status, WorkloadState};
-use cairn_workload::{Action, Command};
+use cairn_workload::Command;
 use tokio::sync::{mpsc, oneshot};
 
 /// How long an order may take; the server waits a little longer.
@@ -88,16 +88,11 @@ impl Waiting {
         self.0.push((name, reply));
     }
 
-    /// Answers those whose workload has come to rest: nothing is being done for it, and nothing is to be done next.
-    pub(super) fn settle(
-        &mut self,
-        status: &BTreeMap<Name, Status>,
-        next: &[Action],
-        busy: &BTreeSet<Name>,
-    ) {
+    /// Answers those whose workload has come to rest: it isn't one of those for which something is being done, or is to be done next.
+    pub(super) fn settle(&mut self, status: &BTreeMap<Name, Status>, moving: &BTreeSet<&Name>) {
         let waiting = std::mem::take(&mut self.0);
         for (name, reply) in waiting {
-            let moves = busy.contains(&name) || next.iter().any(|next| *next.workload() == name);
+            let moves = moving.contains(&name);
             match status.get(&name) {
                 None => drop(reply.send(Err(format!("workload {name} is gone")))),
                 Some(status) if !moves && is_at_rest(status.state) => {

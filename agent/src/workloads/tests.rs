@@ -139,6 +139,8 @@ async fn what_is_ordered_for_one_is_done_before_it_is_answered() {
     let stopped = handle.steer(web(), Command::Stop).await.unwrap();
     assert_eq!(state(&stopped), WorkloadState::Stopped);
     assert!(!site.runs("cairn-web"));
+    let policy = |site: &Site| site.inspect("cairn-web", "{{.HostConfig.RestartPolicy.Name}}");
+    assert_eq!(policy(&site).unwrap(), "no");
     // It stays so, whoever comes back.
     site.kill_agent().await;
     site.start_agent();
@@ -150,6 +152,7 @@ async fn what_is_ordered_for_one_is_done_before_it_is_answered() {
     assert!(!site.runs("cairn-web"));
     let started = handle.steer(web(), Command::Start).await.unwrap();
     assert_eq!(state(&started), WorkloadState::Running);
+    assert_eq!(policy(&site).unwrap(), "unless-stopped");
     let at = |site: &Site| site.inspect("cairn-web", "{{.Id}} {{.State.StartedAt}}");
     let before = at(&site).unwrap();
     handle.steer(web(), Command::Restart).await.unwrap();

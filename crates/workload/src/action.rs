@@ -1,6 +1,6 @@
 //! Something to do.
 
-use cairn_wire::workload::{Image, Name, Workload};
+use cairn_wire::workload::{Image, Name, Restart, Workload};
 
 /// Something to do. Each may be done twice; each is about one Docker container of ours, or none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,15 +20,17 @@ pub enum Action {
         workload: Name,
         /// Its id.
         id: String,
+        /// When Docker starts it again by itself.
+        restart: Restart,
     },
-    /// Stop one, within its own grace.
+    /// Stop one, within its own grace. Docker doesn't start it again by itself.
     Stop {
         /// Whose.
         workload: Name,
         /// Its id.
         id: String,
     },
-    /// Give a stopped one the name of the one before.
+    /// Give a stopped one the name of the one before. Docker doesn't start it by itself.
     SetAside {
         /// Whose.
         workload: Name,

@@ -33,6 +33,13 @@ impl<'w> Course<'w> {
         item: &'w mut Item,
         fleet: &'w Fleet<'w>,
     ) -> Self {
+        // What runs was started again since.
+        let down = |id: &String| {
+            fleet
+                .all()
+                .any(|ours| ours.seen.id == *id && !ours.seen.run.is_active())
+        };
+        item.stopped.retain(down);
         let shown = fleet.current.or(fleet.previous);
         let status = Status {
             state: State::Removed,
@@ -73,10 +80,6 @@ impl<'w> Course<'w> {
     /// Brings it to what is declared.
     pub fn pursue(&mut self, wanted: &Workload) {
         let (current, previous) = (self.fleet.current, self.fleet.previous);
-        if let Some(stray) = self.fleet.strays.first() {
-            self.say(State::Starting, "a Docker container of it has another name");
-            return self.discard(*stray);
-        }
         // Two never run.
         if let (Some(_), Some(previous)) = (current, previous)
             && previous.seen.run.is_active()
@@ -94,9 +97,6 @@ impl<'w> Course<'w> {
         if let Some(folder) = self.world.missing.of(wanted) {
             self.say(State::Stopped, &format!("the disk at {folder} is missing"));
             if let Some(active) = self.fleet.all().find(|ours| ours.seen.run.is_active()) {
-                // It comes back when the disk does, whatever its rule says of those that ended.
-                let comes_back = current.filter(|current| current.seen.id == active.seen.id);
-                self.item.restart = comes_back.map(|current| current.seen.id.clone());
                 self.stop(active);
             }
             return;
@@ -107,7 +107,7 @@ impl<'w> Course<'w> {
             self.say(State::Restarting, "by a command");
             return match current.seen.run.is_active() {
                 true => self.stop(current),
-                false => self.start(current),
+                false => self.start(wanted, current),
             };
         }
         let spec = wanted.spec();
@@ -147,6 +147,10 @@ impl<'w> Course<'w> {
             (Some(current), Some(previous)) => {
                 if self.fits(current, spec) && blocked.is_none() {
                     self.judge(wanted, spec, current, previous);
+                } else if self.has_passed(current) {
+                    // It is what the next one comes back to; the one before is only still there.
+                    self.keep(wanted, current);
+                    self.discard(previous);
                 } else {
                     self.say(
                         State::Starting,
@@ -160,6 +164,11 @@ impl<'w> Course<'w> {
 
     fn fits(&self, ours: Ours<'_>, spec: Digest) -> bool {
         ours.spec == Some(spec) && self.item.replace.as_ref() != Some(&ours.seen.id)
+    }
+
+    fn has_passed(&self, ours: Ours<'_>) -> bool {
+        let trial = self.item.trial.as_ref();
+        trial.is_some_and(|trial| trial.passed && trial.id == ours.seen.id)
     }
 
     /// There is none under the current name.
@@ -181,9 +190,13 @@ impl<'w> Course<'w> {
     fn replace(&mut self, wanted: &Workload, current: Ours<'_>) {
         if !self.has_image(wanted) {
             let (state, reason) = (self.status.state, self.status.reason.clone());
-            let ended = matches!(current.seen.run, Run::Exited { .. });
-            if ended && wanted.restart == Restart::Always {
-                self.start(current);
+            let pulls = self.action.is_some();
+            // What can't be started doesn't hold the pull up.
+            if let Run::Exited { code, .. } = current.seen.run
+                && !self.is_over(wanted, current, code)
+                && !(pulls && self.item.engine.is_some())
+            {
+                self.start(wanted, current);
             }
             return self.say(state, &reason);
         }
@@ -224,20 +237,22 @@ impl<'w> Course<'w> {
             },
             Run::Paused => self.say(State::Unhealthy, "somebody has paused it"),
             Run::Restarting => self.say(State::Restarting, ""),
+            // Not reached: such a workload has no turn.
+            Run::Unclear => {}
             Run::Dead => {
                 self.say(State::Failed, "Docker could not remove it");
                 self.remove(current);
             }
-            Run::Exited { code, oom } if is_over(wanted.restart, *code) => {
+            Run::Exited { code, oom } if self.is_over(wanted, current, *code) => {
                 self.say(State::Finished, &ended(*code, *oom));
             }
             Run::Exited { code, oom } => {
                 self.say(State::Starting, &ended(*code, *oom));
-                self.start(current);
+                self.start(wanted, current);
             }
             Run::Created => {
                 self.say(State::Starting, "");
-                self.start(current);
+                self.start(wanted, current);
             }
         }
     }
@@ -298,9 +313,11 @@ impl<'w> Course<'w> {
         let limit = u64::from(wanted.update.healthy_seconds) * 1000;
         let since = match &current.seen.run {
             Run::Created | Run::Dead => None,
-            Run::Exited { code: 0, .. } if is_over(wanted.restart, 0) => return Some(Ok(())),
-            Run::Exited { code, oom } if is_over(wanted.restart, *code) => {
-                return Some(Err(ended(*code, *oom)));
+            Run::Exited { code, oom } if self.is_over(wanted, current, *code) => {
+                return Some(match code {
+                    0 => Ok(()),
+                    code => Err(ended(*code, *oom)),
+                });
             }
             Run::Exited { .. } => None,
             Run::Running { health, since } => match health {
@@ -309,7 +326,7 @@ impl<'w> Course<'w> {
                 Health::Unchecked => Some(since.clone()),
                 Health::Starting => Some(String::new()),
             },
-            Run::Paused | Run::Restarting => Some(String::new()),
+            Run::Paused | Run::Restarting | Run::Unclear => Some(String::new()),
         };
         let Some(since) = since else {
             if let Some(wait) = &self.item.engine
@@ -317,7 +334,7 @@ impl<'w> Course<'w> {
             {
                 return Some(Err(wait.reason.clone()));
             }
-            self.start(current);
+            self.start(wanted, current);
             return None;
         };
         if current.seen.restarts >= RESTARTS {
@@ -364,6 +381,16 @@ impl<'w> Course<'w> {
         true
     }
 
+    /// Whether it ended by itself, and isn't to be started again.
+    fn is_over(&self, wanted: &Workload, ours: Ours<'_>, code: i64) -> bool {
+        let over = match wanted.restart {
+            Restart::Always => false,
+            Restart::OnFailure => code == 0,
+            Restart::Never => true,
+        };
+        over && !self.item.stopped.contains(&ours.seen.id)
+    }
+
     fn discard(&mut self, ours: Ours<'_>) {
         if ours.seen.run.is_active() {
             self.stop(ours);
@@ -372,14 +399,17 @@ impl<'w> Course<'w> {
         }
     }
 
-    fn start(&mut self, ours: Ours<'_>) {
+    fn start(&mut self, wanted: &Workload, ours: Ours<'_>) {
         self.act(Action::Start {
             workload: self.name.clone(),
             id: ours.seen.id.clone(),
+            restart: wanted.restart,
         });
     }
 
+    /// Stops it; when it is the current one again, it runs again.
     fn stop(&mut self, ours: Ours<'_>) {
+        self.item.stopped.insert(ours.seen.id.clone());
         self.act(Action::Stop {
             workload: self.name.clone(),
             id: ours.seen.id.clone(),
@@ -434,14 +464,6 @@ impl<'w> Course<'w> {
 
     fn wake(&mut self, at_ms: u64) {
         self.wake_ms = self.wake_ms.into_iter().chain([at_ms]).min();
-    }
-}
-
-fn is_over(restart: Restart, code: i64) -> bool {
-    match restart {
-        Restart::Always => false,
-        Restart::OnFailure => code == 0,
-        Restart::Never => true,
     }
 }
 

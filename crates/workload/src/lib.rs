@@ -2,7 +2,8 @@
 //!
 //! [`step`] takes what is declared, what Docker has and what is remembered, and gives what to remember and what to do. It is asked
 //! again after whatever it ordered. What Docker shows is the state: an update can be read off the names of its containers, so that a
-//! crash at any place loses nothing. Remembered is only what Docker doesn't know: which specs failed, which images are ours.
+//! crash at any place loses nothing. Remembered is only what Docker doesn't know: which specs failed, which images are ours, what was stopped
+//! here and didn't end by itself.
 //!
 //! ```text
 //! cairn-web            runs

@@ -1,6 +1,6 @@
 //! What is remembered: what Docker doesn't know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_release::Digest;
 use cairn_wire::workload::{Name, Workload};
@@ -36,6 +36,8 @@ pub(crate) struct Item {
     pub replace: Option<String>,
     /// The Docker container that shall be stopped and started again.
     pub restart: Option<String>,
+    /// Docker containers that ran until they were stopped here: they have not ended by themselves, whatever their exit code.
+    pub stopped: BTreeSet<String>,
     /// The Docker container on trial.
     pub trial: Option<Trial>,
     /// Specs that failed, the newest failure last.
@@ -154,6 +156,7 @@ impl Memory {
             *wait = None;
             if let Action::Start { id, .. } = action {
                 item.restart = item.restart.take().filter(|wanted| wanted != id);
+                item.stopped.remove(id);
             }
             return;
         };

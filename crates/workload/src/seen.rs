@@ -80,6 +80,8 @@ pub enum Run {
     },
     /// Docker removes it, or couldn't.
     Dead,
+    /// Docker doesn't say.
+    Unclear,
 }
 
 impl Run {
@@ -115,8 +117,6 @@ pub(crate) enum Role {
     Current,
     /// It was, and is kept until the current one has proved itself.
     Previous,
-    /// Nobody knows; it goes.
-    Stray,
 }
 
 /// A Docker container of ours.
@@ -128,22 +128,22 @@ pub(crate) struct Ours<'s> {
 }
 
 impl Seen {
-    /// The workload that it belongs to, if it is this node's.
+    /// The workload that it belongs to, if it is this node's. Labels alone make none: an image made of one of ours has them, too.
     pub fn workload(&self, node: &str) -> Option<Name> {
-        if self.labels.get(NODE).map(String::as_str) != Some(node) {
-            return None;
-        }
-        self.labels.get(WORKLOAD)?.parse().ok()
+        self.ours(node).map(|(workload, _)| workload)
     }
 
     pub(crate) fn ours(&self, node: &str) -> Option<(Name, Ours<'_>)> {
-        let workload = self.workload(node)?;
+        if self.labels.get(NODE)? != node {
+            return None;
+        }
+        let workload = self.labels.get(WORKLOAD)?.parse().ok()?;
         let role = if self.name == current_name(&workload) {
             Role::Current
         } else if self.name == previous_name(&workload) {
             Role::Previous
         } else {
-            Role::Stray
+            return None;
         };
         let spec = self.labels.get(SPEC).and_then(|spec| spec.parse().ok());
         let seen = self;

@@ -1,18 +1,21 @@
 //! A Docker Engine that fails, crashes and answers late, and a node that is killed at any place: whatever happens, it comes to what
 //! is declared, and never does what it must not.
 
+mod container;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use cairn_wire::workload::{Name, Workloads};
+use cairn_wire::workload::{Name, Restart, Workloads};
 use proptest::prelude::*;
 use serde_json::json;
+
+use container::{Container, GOOD, foreign};
 
 use crate::action::Action;
 use crate::seen::{self, Health, Run, Seen};
 use crate::{Allowed, Memory, Missing, Trouble, World, step};
 
 /// What a container does once it is started, by its command.
-const GOOD: [&str; 3] = ["good-a", "good-b", "checked"];
 const COMMANDS: [&str; 6] = [
     "good-a",
     "good-b",
@@ -21,6 +24,9 @@ const COMMANDS: [&str; 6] = [
     "crashes",
     "unstartable",
 ];
+
+/// Each workload has one of them.
+const RULES: [Restart; 3] = [Restart::Always, Restart::OnFailure, Restart::Never];
 
 #[derive(Debug, Clone)]
 enum Happening {
@@ -52,8 +58,10 @@ enum End {
 }
 
 struct Sim {
+    /// Which rule the first workload has.
+    shift: usize,
     declared: BTreeMap<usize, usize>,
-    containers: Vec<(Seen, String, bool)>,
+    containers: Vec<Container>,
     images: BTreeSet<String>,
     memory: Memory,
     now_ms: u64,
@@ -65,36 +73,10 @@ fn name(index: usize) -> Name {
     format!("w{index}").parse().unwrap()
 }
 
-fn foreign() -> Vec<(Seen, String, bool)> {
-    let of = |id: &str, name: &str, labels: &[(&str, &str)]| Seen {
-        id: id.into(),
-        name: name.into(),
-        labels: labels
-            .iter()
-            .map(|(k, v)| ((*k).into(), (*v).into()))
-            .collect(),
-        image_id: "theirs".into(),
-        image: "theirs".into(),
-        run: Run::Running {
-            health: Health::Unchecked,
-            since: "0".into(),
-        },
-        restarts: 0,
-    };
-    let other_node = [(seen::NODE, "other"), (seen::WORKLOAD, "w0")];
-    let half = [(seen::WORKLOAD, "w0"), (seen::CUSTOMER, "acme")];
-    [
-        of("f1", "db", &[]),
-        of("f2", "cairn-w9", &other_node),
-        of("f3", "cairn-x", &half),
-    ]
-    .map(|seen| (seen, String::new(), true))
-    .into()
-}
-
 impl Sim {
-    fn new() -> Self {
+    fn new(shift: usize) -> Self {
         Self {
+            shift,
             declared: BTreeMap::new(),
             containers: foreign(),
             images: BTreeSet::new(),
@@ -115,6 +97,7 @@ impl Sim {
                     "owner": { "customer": "acme", "business": "vod" },
                     "image": format!("x.y/app@sha256:{}", format!("{command:x}").repeat(64)),
                     "command": [COMMANDS[*command]],
+                    "restart": RULES[(index + self.shift) % RULES.len()],
                     "update": { "healthy_seconds": 30 },
                 })
             })
@@ -124,7 +107,7 @@ impl Sim {
 
     fn plan(&self) -> (Memory, Vec<Action>, Option<u64>) {
         let declared = self.workloads();
-        let seen: Vec<Seen> = self.containers.iter().map(|c| c.0.clone()).collect();
+        let seen: Vec<Seen> = self.containers.iter().map(|c| c.seen.clone()).collect();
         let world = World {
             node: "n",
             declared: Some(&declared),
@@ -132,7 +115,6 @@ impl Sim {
             missing: &Missing::default(),
             seen: &seen,
             images: &self.images,
-            busy: &BTreeSet::new(),
             now_ms: self.now_ms,
         };
         let (memory, turn) = step(&world, &self.memory);
@@ -152,7 +134,7 @@ impl Sim {
             }
             Action::Create(workload) => {
                 let called = seen::current_name(&workload.name);
-                if self.containers.iter().any(|c| c.0.name == called) {
+                if self.containers.iter().any(|c| c.seen.name == called) {
                     return refused("the name is in use");
                 }
                 if !self.images.contains(&workload.image.local()) {
@@ -168,8 +150,12 @@ impl Sim {
                     run: Run::Created,
                     restarts: 0,
                 };
-                let command = workload.command.as_ref().unwrap()[0].to_string();
-                self.containers.push((seen, command, true));
+                self.containers.push(Container {
+                    seen,
+                    command: workload.command.as_ref().unwrap()[0].to_string(),
+                    rule: workload.restart,
+                    ended: false,
+                });
                 return Ok(());
             }
             Action::Start { id, .. }
@@ -182,32 +168,35 @@ impl Sim {
             !id.starts_with('f'),
             "somebody else's container: {action:?}"
         );
-        let Some(at) = self.containers.iter().position(|c| c.0.id == id) else {
+        let Some(at) = self.containers.iter().position(|c| c.seen.id == id) else {
             return refused("no such container");
         };
         let now = self.now_ms;
-        let taken = |called: &str, all: &[(Seen, String, bool)]| {
-            all.iter().any(|c| c.0.name == called && c.0.id != id)
+        let taken = |called: &str, all: &[Container]| {
+            all.iter().any(|c| c.seen.name == called && c.seen.id != id)
         };
         match action {
-            Action::Start { .. } => {
-                let (seen, command, stopped) = &mut self.containers[at];
-                if command == "unstartable" {
+            Action::Start { restart, .. } => {
+                let container = &mut self.containers[at];
+                container.rule = *restart;
+                if container.command == "unstartable" {
                     return refused("no such file");
                 }
-                start(seen, command, now);
-                *stopped = false;
+                container.start(now);
             }
             Action::Stop { .. } => {
-                let (seen, _, stopped) = &mut self.containers[at];
-                seen.run = Run::Exited {
-                    code: 143,
-                    oom: false,
+                let container = &mut self.containers[at];
+                container.rule = Restart::Never;
+                // Some take the signal for what it is, some die of it.
+                let code = if container.command == "good-b" {
+                    143
+                } else {
+                    0
                 };
-                *stopped = true;
+                container.seen.run = Run::Exited { code, oom: false };
             }
             Action::Remove { .. } => {
-                if self.containers[at].0.run.is_active() {
+                if self.containers[at].seen.run.is_active() {
                     return refused("it runs");
                 }
                 self.containers.remove(at);
@@ -217,14 +206,15 @@ impl Sim {
                 if taken(&called, &self.containers) {
                     return refused("the name is in use");
                 }
-                self.containers[at].0.name = called;
+                self.containers[at].rule = Restart::Never;
+                self.containers[at].seen.name = called;
             }
             Action::Restore { workload, .. } => {
                 let called = seen::current_name(workload);
                 if taken(&called, &self.containers) {
                     return refused("the name is in use");
                 }
-                self.containers[at].0.name = called;
+                self.containers[at].seen.name = called;
             }
             Action::Pull { .. } | Action::Create(_) => {}
         }
@@ -254,22 +244,14 @@ impl Sim {
             Happening::Wait(ms) => self.pass(*ms),
             Happening::DockerRestarts => {
                 let now = self.now_ms;
-                for (seen, command, stopped) in &mut self.containers {
-                    if !*stopped && seen.run != Run::Created {
-                        start(seen, command, now);
-                    }
-                }
+                let ours = self.containers.iter_mut().filter(|c| c.is_ours());
+                ours.for_each(|container| container.docker_restarts(now));
             }
             Happening::Ends(at) => {
                 let now = self.now_ms;
-                let ours = self
-                    .containers
-                    .iter_mut()
-                    .filter(|c| !c.0.id.starts_with('f'));
-                if let Some((seen, command, _)) = ours.into_iter().nth(*at)
-                    && seen.run.is_active()
-                {
-                    start(seen, command, now + 1);
+                let mut ours = self.containers.iter_mut().filter(|c| c.is_ours());
+                if let Some(container) = ours.nth(*at) {
+                    container.end(now + 1);
                 }
             }
             Happening::Reboot => {
@@ -280,7 +262,7 @@ impl Sim {
             }
             Happening::Prune => {
                 let used: BTreeSet<&String> =
-                    self.containers.iter().map(|c| &c.0.image_id).collect();
+                    self.containers.iter().map(|c| &c.seen.image_id).collect();
                 self.images.retain(|image| used.contains(image));
             }
         }
@@ -313,16 +295,20 @@ impl Sim {
 
     fn pass(&mut self, ms: u64) {
         self.now_ms += ms;
-        for (seen, command, _) in &mut self.containers {
-            let Run::Running { health, .. } = &mut seen.run else {
+        let now = self.now_ms;
+        for container in &mut self.containers {
+            let Run::Running { health, .. } = &mut container.seen.run else {
                 continue;
             };
-            match command.as_str() {
+            match container.command.as_str() {
                 "checked" => *health = Health::Healthy,
                 "sick" => *health = Health::Unhealthy,
                 "crashes" => {
-                    seen.restarts += 1;
-                    seen.run = Run::Restarting;
+                    container.end(now);
+                    if container.seen.run.is_active() {
+                        container.seen.restarts += 1;
+                        container.seen.run = Run::Restarting;
+                    }
                 }
                 _ => {}
             }
@@ -332,7 +318,7 @@ impl Sim {
     /// What holds at any time.
     fn check(&self) {
         let mut running = BTreeMap::new();
-        for (seen, ..) in &self.containers {
+        for Container { seen, .. } in &self.containers {
             if let Some(workload) = seen.workload("n")
                 && seen.run.is_active()
             {
@@ -344,12 +330,8 @@ impl Sim {
             "two run: {:?}",
             self.containers
         );
-        let theirs: Vec<_> = self
-            .containers
-            .iter()
-            .filter(|c| c.0.id.starts_with('f'))
-            .collect();
-        assert_eq!(theirs.len(), 3);
+        let theirs = self.containers.iter().filter(|c| !c.is_ours());
+        assert_eq!(theirs.count(), 4);
     }
 
     /// Nothing fails any more: it comes to rest.
@@ -374,23 +356,15 @@ impl Sim {
         panic!("no rest: {:?}\n{:?}", self.containers, self.memory);
     }
 
+    /// What runs, or has run to its end by itself.
     fn runs(&self, index: usize) -> Option<&str> {
         let called = seen::current_name(&name(index));
         let found = self
             .containers
             .iter()
-            .find(|c| c.0.name == called && c.0.run.is_active());
-        found.map(|c| c.1.as_str())
+            .find(|c| c.seen.name == called && (c.seen.run.is_active() || c.ended));
+        found.map(|c| c.command.as_str())
     }
-}
-
-fn start(seen: &mut Seen, command: &str, now: u64) {
-    let health = match command {
-        "checked" | "sick" => Health::Starting,
-        _ => Health::Unchecked,
-    };
-    let since = now.to_string();
-    seen.run = Run::Running { health, since };
 }
 
 fn ends() -> impl Strategy<Value = Vec<End>> {
@@ -422,8 +396,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn whatever_happens_it_comes_to_what_is_declared(happenings in prop::collection::vec(happening(), 0..60)) {
-        let mut sim = Sim::new();
+    fn whatever_happens_it_comes_to_what_is_declared(
+        shift in 0..RULES.len(),
+        happenings in prop::collection::vec(happening(), 0..60),
+    ) {
+        let mut sim = Sim::new(shift);
         for happening in &happenings {
             sim.happen(happening);
         }
@@ -432,10 +409,10 @@ proptest! {
         sim.settle();
         for index in 0..3 {
             match sim.declared.get(&index).map(|command| COMMANDS[*command]) {
-                None => prop_assert!(!sim.containers.iter().any(|c| c.0.workload("n") == Some(name(index)))),
+                None => prop_assert!(!sim.containers.iter().any(|c| c.seen.workload("n") == Some(name(index)))),
                 Some(command) if GOOD.contains(&command) => {
                     prop_assert_eq!(sim.runs(index), Some(command));
-                    let all = sim.containers.iter().filter(|c| c.0.workload("n") == Some(name(index)));
+                    let all = sim.containers.iter().filter(|c| c.seen.workload("n") == Some(name(index)));
                     prop_assert_eq!(all.count(), 1, "{:?}", sim.containers);
                 }
                 Some(_) => {}
@@ -445,11 +422,12 @@ proptest! {
 
     #[test]
     fn a_bad_one_never_costs_the_good_one(
+        shift in 0..RULES.len(),
         good in 0..3usize,
         bad in 3..COMMANDS.len(),
         happenings in prop::collection::vec(happening(), 0..40),
     ) {
-        let mut sim = Sim::new();
+        let mut sim = Sim::new(shift);
         sim.declared.insert(0, good);
         sim.settle();
         sim.declared.insert(0, bad);

@@ -52,7 +52,6 @@ impl Node {
             missing: &self.missing,
             seen: &self.seen,
             images: &self.images,
-            busy: &BTreeSet::new(),
             now_ms: self.now_ms,
         };
         let (memory, turn) = step(&world, &self.memory);
@@ -206,6 +205,32 @@ fn one_that_fails_gives_way_to_the_old_one_and_isnt_tried_again_at_once() {
 }
 
 #[test]
+fn one_that_has_proved_itself_is_what_a_third_comes_back_to() {
+    let mut node = Node::with_image();
+    for command in ["a", "b"] {
+        node.declared = list(json!([workload("web", command)]));
+        node.work();
+    }
+    // It passes, and Docker doesn't remove the one before.
+    node.now_ms += 10_000;
+    let turn = node.turn();
+    let stuck = Trouble::Refused("device or resource busy".into());
+    node.memory
+        .note(&turn.actions[0], Some(&stuck), node.now_ms, 1.0);
+    node.declared = list(json!([workload("web", "c")]));
+    assert_eq!(
+        node.work(),
+        [
+            "remove c0",
+            "stop c2",
+            "set aside",
+            "create web",
+            "start c10003"
+        ]
+    );
+}
+
+#[test]
 fn one_that_docker_refuses_three_times_gives_way_too() {
     let mut node = Node::with_image();
     node.declared = list(json!([workload("web", "a")]));
@@ -245,7 +270,9 @@ fn what_isnt_declared_goes_in_order_and_nobody_elses_does() {
     let mut foreign = node.seen[0].clone();
     foreign.id = "foreign".into();
     foreign.labels.insert(seen::NODE.into(), "somebody".into());
-    node.seen.push(foreign.clone());
+    let mut copy = node.seen[0].clone();
+    (copy.id, copy.name) = ("copy".into(), "somebodys-copy".into());
+    node.seen.extend([foreign.clone(), copy.clone()]);
     node.declared = list(json!([]));
     let stops: Vec<String> = node
         .work()
@@ -253,7 +280,7 @@ fn what_isnt_declared_goes_in_order_and_nobody_elses_does() {
         .filter(|done| done.starts_with("stop"))
         .collect();
     assert_eq!(stops, ["stop c2", "stop c0"]);
-    assert_eq!(node.seen, [foreign]);
+    assert_eq!(node.seen, [foreign, copy]);
     assert_eq!(node.memory, Memory::default());
 }
 
@@ -269,6 +296,32 @@ fn without_a_word_all_goes_on() {
         assert_eq!(node.state("web").1, "it ended with 1, out of memory");
         assert_eq!(node.work(), ["start c0"]);
     }
+}
+
+#[test]
+fn one_of_which_docker_says_nothing_is_left_alone_and_the_others_go_on() {
+    let mut node = Node::with_image();
+    node.declared = list(json!([workload("web", "a"), workload("other", "a")]));
+    node.work();
+    let hung = node.seen.iter().find(|seen| seen.name == "cairn-web");
+    let (hung, ran) = hung
+        .map(|seen| (seen.id.clone(), seen.run.clone()))
+        .unwrap();
+    let memory = node.memory.clone();
+    for declared in [json!([workload("web", "b")]), json!([])] {
+        node.declared = list(declared);
+        node.find(&hung).run = Run::Unclear;
+        let done = node.work();
+        assert!(!done.iter().any(|done| done.contains(&hung)), "{done:?}");
+        let web: Name = "web".parse().unwrap();
+        assert!(!node.turn().status.contains_key(&web));
+        assert_eq!(node.memory.items[&web], memory.items[&web]);
+        assert_eq!(node.seen.len(), 1);
+    }
+    // Docker says it again.
+    node.find(&hung).run = ran;
+    node.work();
+    assert!(node.seen.is_empty());
 }
 
 #[test]
@@ -324,6 +377,43 @@ fn a_stop_lasts_and_a_redeployment_makes_another() {
     node.now_ms += 10_000;
     assert_eq!(node.work(), ["remove c0"]);
     assert!(node.work().is_empty());
+}
+
+#[test]
+fn what_was_stopped_here_runs_again_whatever_its_rule() {
+    for rule in ["on-failure", "never"] {
+        let declared = |command| {
+            let mut web = workload("web", command);
+            web["restart"] = json!(rule);
+            list(json!([web]))
+        };
+        let mut node = Node::with_image();
+        node.declared = declared("a");
+        node.work();
+        node.declared = declared("b");
+        node.work();
+        node.find("c2").run = Run::Running {
+            health: Health::Unhealthy,
+            since: "x".into(),
+        };
+        assert_eq!(node.work(), ["stop c2", "remove c2", "restore", "start c0"]);
+        let name: Name = "web".parse().unwrap();
+        node.memory.command(&name, Command::Stop, None);
+        assert_eq!(node.work(), ["stop c0"]);
+        node.memory.command(&name, Command::Start, None);
+        assert_eq!(node.work(), ["start c0"]);
+        // What ended by itself doesn't.
+        node.declared = declared("a");
+        node.find("c0").run = Run::Exited {
+            code: 0,
+            oom: false,
+        };
+        for command in [Command::Stop, Command::Start] {
+            node.memory.command(&name, command, None);
+            assert!(node.work().is_empty());
+        }
+        assert_eq!(node.state("web").0, State::Finished);
+    }
 }
 
 #[test]

@@ -15,9 +15,9 @@ const STUCK: u32 = 3;
 /// What comes of a turn. The memory is stored before anything is done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Turn {
-    /// What to do now, at most one thing for each workload.
+    /// What to do now, at most one thing for each workload, and only when what is being done for it has ended.
     pub actions: Vec<Action>,
-    /// How each workload is.
+    /// How each workload is; but for those of which Docker doesn't say: nothing is done for them either.
     pub status: BTreeMap<Name, Status>,
     /// When something is due that Docker won't tell of, in milliseconds since the boot.
     pub wake_ms: Option<u64>,
@@ -47,6 +47,9 @@ pub fn step(world: &World<'_>, memory: &Memory) -> (Memory, Turn) {
     let last_to_stop = last_to_stop(&aims, &memory, &fleets);
     for (name, aim) in aims {
         let fleet = fleets.remove(&name).unwrap_or_default();
+        if fleet.is_unclear() {
+            continue;
+        }
         let item = memory.items.entry(name.clone()).or_default();
         let mut course = Course::new(world, &name, item, &fleet);
         let refusal = match aim {
@@ -72,8 +75,7 @@ pub fn step(world: &World<'_>, memory: &Memory) -> (Memory, Turn) {
             memory.items.remove(&name);
         }
         turn.status.insert(name.clone(), status);
-        turn.actions
-            .extend(action.filter(|_| !world.busy.contains(&name)));
+        turn.actions.extend(action);
         turn.wake_ms = turn.wake_ms.into_iter().chain(wake_ms).min();
     }
     (memory, turn)

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use cairn_wire::workload::{Name, Workloads};
+use cairn_wire::workload::Workloads;
 
 use crate::allowed::Allowed;
 use crate::missing::Missing;
-use crate::seen::{Ours, Role, Seen};
+use crate::seen::{Ours, Role, Run, Seen};
 
 /// What a turn goes by.
 #[derive(Debug, Clone, Copy)]
@@ -23,8 +23,6 @@ pub struct World<'w> {
     pub seen: &'w [Seen],
     /// All names by digest of all images that are there.
     pub images: &'w BTreeSet<String>,
-    /// Workloads for which something is being done; nothing else is until it has ended.
-    pub busy: &'w BTreeSet<Name>,
     /// Milliseconds since the boot.
     pub now_ms: u64,
 }
@@ -34,27 +32,27 @@ pub struct World<'w> {
 pub(crate) struct Fleet<'s> {
     pub current: Option<Ours<'s>>,
     pub previous: Option<Ours<'s>>,
-    pub strays: Vec<Ours<'s>>,
 }
 
 impl<'s> Fleet<'s> {
     pub fn add(&mut self, ours: Ours<'s>) {
+        // Docker has each name once.
         match ours.role {
-            Role::Current if self.current.is_none() => self.current = Some(ours),
-            Role::Previous if self.previous.is_none() => self.previous = Some(ours),
-            _ => self.strays.push(ours),
+            Role::Current => self.current = Some(ours),
+            Role::Previous => self.previous = Some(ours),
         }
     }
 
     pub fn all(&self) -> impl Iterator<Item = Ours<'s>> {
-        self.strays
-            .iter()
-            .copied()
-            .chain(self.previous)
-            .chain(self.current)
+        self.previous.into_iter().chain(self.current)
     }
 
     pub fn is_active(&self) -> bool {
         self.all().any(|ours| ours.seen.run.is_active())
+    }
+
+    /// Whether Docker doesn't say how one of them is.
+    pub fn is_unclear(&self) -> bool {
+        self.all().any(|ours| ours.seen.run == Run::Unclear)
     }
 }
