@@ -63,6 +63,7 @@ mod tests {
             customer: "acme".into(),
             business: "vod".into(),
             namespace: "/run/netns/1".into(),
+            ports: Default::default(),
         };
         let seen = |id: &str, run| Seen {
             id: id.into(),
