@@ -60,6 +60,7 @@ pub mod socket;
 pub mod status;
 pub mod tamper;
 pub mod telemetry;
+pub mod told;
 pub mod traffic;
 pub mod update;
 pub mod workloads;

@@ -21,6 +21,7 @@ use super::{Missing, Settings};
 use crate::files;
 use crate::outbox::{Outbox, Priority};
 use crate::shutdown::{Shutdown, boxed};
+use crate::told::Told;
 
 /// The longest memory, in bytes.
 const LIMIT: u64 = 1 << 20;
@@ -104,7 +105,7 @@ pub async fn run<C: Catalogue>(deps: Deps<C>, mut shutdown: Shutdown) {
         outbox,
         turn,
     } = deps;
-    let mut told: BTreeMap<Name, Status> = BTreeMap::new();
+    let mut told: Told<Name, Status> = Told::default();
     let work = boxed(async move {
         // A step of the loop before this one may have something to remember yet.
         drop(turn.lock().await);
@@ -136,13 +137,10 @@ pub async fn run<C: Catalogue>(deps: Deps<C>, mut shutdown: Shutdown) {
                             return;
                         }
                     };
-                    for (name, status) in &round.status {
-                        if told.get(name) != Some(status) {
-                            tracing::info!(disk = %name, state = ?status.state, device = status.device, reason = status.reason, "disk");
-                            outbox.append(Priority::Event, report::values(name, status));
-                        }
-                    }
-                    told = round.status;
+                    told.update(Instant::now(), round.status, |name, status| {
+                        tracing::info!(disk = %name, state = ?status.state, device = status.device, reason = status.reason, "disk");
+                        outbox.append(Priority::Event, report::values(name, status));
+                    });
                     replace(&missing, round.missing);
                     Some(round.pause)
                 }
@@ -203,7 +201,7 @@ impl<C: Catalogue> Runner<C> {
         let courses = courses(declared, &disks, &self.settings.mount_folders);
         let mut status: BTreeMap<Name, Status> = courses
             .iter()
-            .map(|(name, course)| (name.clone(), state(course)))
+            .map(|(name, course)| (name.clone(), state(course, &unseen)))
             .collect();
         if let Err(reason) = self.keep_units(declared, &courses) {
             tracing::warn!(reason, "mounts may not come back after a reboot");
@@ -356,9 +354,14 @@ impl<C: Catalogue> Runner<C> {
     }
 }
 
-/// What is told of a disk on which nothing has been done yet.
-fn state(course: &Course<'_>) -> Status {
+/// What is told of a disk on which nothing has been done yet. One that isn't found may be one of those that can't be looked at.
+fn state(course: &Course<'_>, unseen: &BTreeMap<String, Vec<String>>) -> Status {
     let plan = &course.plan;
+    let mut reason = plan.refused.clone().unwrap_or_default();
+    if course.disk.is_none() && !unseen.is_empty() {
+        let unseen: Vec<&str> = unseen.keys().map(String::as_str).collect();
+        reason = format!("{reason}; cannot be looked at now: {}", unseen.join(", "));
+    }
     Status {
         state: match (&plan.refused, plan.steps.is_empty()) {
             (Some(_), _) => DiskState::Refused,
@@ -367,7 +370,7 @@ fn state(course: &Course<'_>) -> Status {
         },
         device: course.disk.map(|disk| disk.title()).unwrap_or_default(),
         plan: plan.steps.iter().map(ToString::to_string).collect(),
-        reason: plan.refused.clone().unwrap_or_default(),
+        reason,
     }
 }
 
@@ -438,10 +441,10 @@ pub fn describe<C: Catalogue>(
     let memory: Memory = kept
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or_default();
-    let seen = look.all(&memory.erasures)?.disks;
-    let courses = courses(declared, &seen, &settings.mount_folders);
+    let Sight { disks, unseen } = look.all(&memory.erasures)?;
+    let courses = courses(declared, &disks, &settings.mount_folders);
     let told = courses.iter().map(|(name, course)| {
-        let mut status = state(course);
+        let mut status = state(course, &unseen);
         if status.state == DiskState::Working {
             status.state = DiskState::Planned;
         }

@@ -1,8 +1,8 @@
 //! The node's lines: how long a round trip takes, how much is lost, how fast they are. The figures are `cairn_line`'s.
 //!
 //! Telemetry of a line: `line.<name>.latency_ms`, `line.<name>.loss_percent` and `line.<name>.jitter_ms` as often as the node
-//! is measured, `line.<name>.method` when it changes, `line.<name>.up_bps` and `line.<name>.down_bps` after a speed test. What isn't known is
-//! left out.
+//! is measured, `line.<name>.method` when it changes and daily, `line.<name>.up_bps` and `line.<name>.down_bps` after a speed test.
+//! What isn't known is left out.
 //!
 //! | Module | Owns |
 //! |---|---|
@@ -39,6 +39,7 @@ use crate::link::Http;
 use crate::link::settings::Broker;
 use crate::outbox::{Outbox, Priority};
 use crate::shutdown::Shutdown;
+use crate::told::Told;
 use ledger::Ledger;
 use settings::Direction;
 use speed::{Tested, Tester};
@@ -86,8 +87,8 @@ struct Line {
     began: Instant,
     watched: Vec<Watched>,
     tester: Option<Tester>,
-    /// The method that was told last.
-    method: Option<Method>,
+    /// The method.
+    told: Told<(), Method>,
     /// What a person sees.
     shown: Object,
 }
@@ -107,7 +108,7 @@ impl Line {
             settings,
             deps,
             began: Instant::now(),
-            method: None,
+            told: Told::default(),
             shown: Object::new(),
         }
     }
@@ -192,11 +193,13 @@ impl Line {
             ("jitter_ms", figures.jitter.map(ms)),
         ];
         self.tell(Priority::Sample, values);
-        if self.method.replace(method) != Some(method) {
-            self.tell(
-                Priority::Fact,
-                vec![("method", Some(method.as_str().into()))],
-            );
+        let mut news = None;
+        self.told
+            .update(Instant::now().into_std(), [((), method)], |(), method| {
+                news = Some(method.as_str());
+            });
+        if let Some(method) = news {
+            self.tell(Priority::Fact, vec![("method", Some(method.into()))]);
         }
     }
 

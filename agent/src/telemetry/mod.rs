@@ -5,7 +5,7 @@
 //! `net.<interface>.rx_bytes`, `agent.resident_bytes`, `outbox.records` and their like. Counters count since the boot; the receiver
 //! builds differences. What a machine doesn't have is left out, never 0.
 //!
-//! What a node *is* (release, slot, kernel, hardware) goes out as a fact when the agent starts and when it has changed.
+//! What a node *is* (release, slot, kernel, hardware) goes out as a fact when the agent starts, when it has changed, and once a day.
 //!
 //! | Module | Owns |
 //! |---|---|
@@ -23,7 +23,7 @@ pub mod procfs;
 mod settings;
 pub mod smart;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cairn_wire::Object;
 use rand::Rng;
@@ -35,10 +35,11 @@ pub use settings::{Input, Settings};
 
 use crate::outbox::{Outbox, Priority};
 use crate::shutdown::Shutdown;
+use crate::told::Told;
 
 /// What others know.
 pub struct Others<F, S> {
-    /// Facts, as the boot state or the update under way; they are told when they change.
+    /// Facts, as the boot state or the update under way; they are told when they change, and daily.
     pub facts: F,
     /// What they have measured last; it is part of each sample.
     pub measured: S,
@@ -56,16 +57,15 @@ pub async fn run<F, S>(
     S: Fn() -> Object + Send,
 {
     let mut collector = Collector::new(sources.clone());
-    let mut told = Object::new();
+    let mut told = Told::default();
     // A start of many nodes at once isn't to be heard as one.
     let mut wait = late(settings.jitter);
     loop {
         let mut now = facts(&sources);
         now.extend((others.facts)());
-        if now != told {
+        told.update(Instant::now(), [((), now)], |(), now| {
             outbox.append(Priority::Fact, now.clone());
-            told = now;
-        }
+        });
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = shutdown.requested() => return,

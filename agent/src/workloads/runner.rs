@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cairn_wire::workload::{Name, Status, WorkloadState, Workloads, report};
 use cairn_workload::images::{Present, clean_up};
@@ -21,6 +21,7 @@ use crate::disks;
 use crate::files;
 use crate::outbox::{Outbox, Priority};
 use crate::shutdown::{Shutdown, boxed};
+use crate::told::Told;
 
 /// The longest memory, in bytes.
 const LIMIT: u64 = 8 << 20;
@@ -71,7 +72,7 @@ struct Runner<E> {
     engine: Arc<E>,
     deps: Deps,
     memory: Memory,
-    told: BTreeMap<Name, Status>,
+    told: Told<Name, Status>,
     /// Each workload's Docker container, as it was seen last.
     current: BTreeMap<Name, String>,
     waiting: Waiting,
@@ -134,7 +135,7 @@ impl<E: Engine> Runner<E> {
             engine,
             deps,
             memory,
-            told: BTreeMap::new(),
+            told: Told::default(),
             current: BTreeMap::new(),
             waiting: Waiting::default(),
             busy: BTreeMap::new(),
@@ -349,20 +350,14 @@ impl<E: Engine> Runner<E> {
         }
     }
 
-    /// Only what has changed.
     fn tell(&mut self, status: BTreeMap<Name, Status>) {
-        for (name, status) in &status {
-            if self.told.get(name) != Some(status) {
-                let priority = Priority::Event;
-                self.deps
-                    .outbox
-                    .append(priority, report::values(name, status));
-            }
-        }
         self.deps.status.send_replace(Arc::new(status.clone()));
-        self.told = status;
+        let outbox = &self.deps.outbox;
+        self.told.update(Instant::now(), status, |name, status| {
+            outbox.append(Priority::Event, report::values(name, status));
+        });
         self.told
-            .retain(|_, status| status.state != WorkloadState::Removed);
+            .retain(|status| status.state != WorkloadState::Removed);
     }
 
     /// Has images removed, for which nobody waits: Docker may take long.

@@ -310,6 +310,8 @@ fn a_look_that_fails_takes_no_mount_away_and_is_tried_again_soon() {
         let round = runner.round(&declared, &none);
         assert_eq!(round.missing, none);
         assert_eq!(round.pause, Duration::from_secs(seconds));
+        let reason = &round.status.values().next().unwrap().reason;
+        assert!(reason.contains("; cannot be looked at now: "), "{reason}");
     }
     // What was missing before is no better for it, nor what isn't mounted.
     assert_eq!(runner.round(&declared, &all).missing, all);
