@@ -35,7 +35,7 @@ test: setup
 
 # CAIRN_SEED=<number> repeats the power cuts of another run.
 soak: setup setup-fuzz
-	CAIRN_SOAK=1 $(CARGO) test -p cairn-tests --test power_cut -- --nocapture
+	CAIRN_SOAK=1 $(CARGO) test -p cairn-tests --test system power_cut -- --nocapture
 	.ci/fuzz
 
 # FUZZ_SECONDS=<number> is how long each target runs.

@@ -18,11 +18,11 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::agent::Agent;
-use crate::clock::Clock;
-use crate::docker::Docker;
-use crate::netns::Space;
-use crate::{WITHIN, online, programs};
+use super::agent::Agent;
+use super::clock::Clock;
+use super::docker::Docker;
+use super::netns::Space;
+use super::{WITHIN, online, programs};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// How often each of the two is killed at least.
@@ -172,7 +172,7 @@ fn an_hour(fleet: &Fleet, away: &Space, mut random: StdRng) -> Result<()> {
         "the supplier's line: {line:?}, not {whole:?}"
     );
 
-    let check = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/loss/records.py");
+    let check = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/system/loss/records.py");
     let check = Command::new("python3").arg(check);
     let records = check.arg(site.data().join("cairn.db")).run()?.text();
     let (agents, servers) = killed;

@@ -7,10 +7,10 @@ use cairn_tests::Fleet;
 use cairn_tests::site::Site;
 use serde_json::{Value, json};
 
-use crate::agent::Agent;
-use crate::docker::Docker;
-use crate::netns::Space;
-use crate::{WITHIN, online, programs};
+use super::agent::Agent;
+use super::docker::Docker;
+use super::netns::Space;
+use super::{WITHIN, online, programs};
 
 /// Which Docker container it is, and since when it runs.
 const LIFE: &str = "{{.Id}} {{.State.Running}} {{.State.StartedAt}}";

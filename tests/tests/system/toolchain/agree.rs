@@ -1,6 +1,6 @@
 //! Tools that share no code with imgtool agree with it.
 
-use crate::bench::{Bench, User};
+use super::bench::{Bench, User};
 use anyhow::{Context, Result, ensure};
 use cairn_system::Command;
 use cairn_tests::Workshop;

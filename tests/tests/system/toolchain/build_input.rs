@@ -1,7 +1,7 @@
 //! Wrong input to `imgtool build` and `imgtool loader`: one clear error, and
 //! nothing half-made.
 
-use crate::bench::{Bench, User, refuses};
+use super::bench::{Bench, User, refuses};
 use anyhow::{Context, Result};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};

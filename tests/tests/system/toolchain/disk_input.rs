@@ -1,6 +1,6 @@
 //! Wrong input to `imgtool disk`: one clear error, and the disk as before.
 
-use crate::bench::{Bench, User, refuses};
+use super::bench::{Bench, User, refuses};
 use anyhow::{Result, ensure};
 use cairn_tests::workshop::{GOOD, NEXT};
 use std::fs::{self, File};

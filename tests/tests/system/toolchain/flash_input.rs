@@ -1,6 +1,6 @@
 //! Wrong input to `imgtool flash`: one clear error, no half disk.
 
-use crate::bench::{Bench, User, refuses};
+use super::bench::{Bench, User, refuses};
 use anyhow::{Context, Result};
 use cairn_system::Command;
 use cairn_tests::workshop::{GOOD, NEXT, copy_tree};

@@ -1,6 +1,6 @@
 //! `imgtool disk loader --replace`: the old loader boots until the new one does.
 
-use crate::bench::{Bench, User};
+use super::bench::{Bench, User};
 use anyhow::{Context, Result, ensure};
 use cairn_tests::Disk;
 use cairn_tests::tools::require;

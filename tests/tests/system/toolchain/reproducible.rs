@@ -1,6 +1,6 @@
 //! The same bytes, whoever builds, where and when.
 
-use crate::bench::{Bench, User};
+use super::bench::{Bench, User};
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,6 +1,6 @@
 //! Ctrl-C, SIGTERM and SIGKILL at any step leave nothing behind.
 
-use crate::bench::{Bench, User};
+use super::bench::{Bench, User};
 use anyhow::{Context, Result, ensure};
 use cairn_tests::workshop::GOOD;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
