@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
-use cairn_wire::Disks;
 use cairn_wire::disk::Declared;
+use cairn_wire::{Disk, Disks};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use crate::people::{Need, audit, now, scope_type};
 use crate::registry;
 use crate::store::StoreError;
 use crate::telemetry::Series as _;
-use crate::web::{ApiError, Body, Path};
+use crate::web::{ApiError, Body, Path, read};
 
 /// A device's disks.
 #[derive(Debug, Serialize, ToSchema)]
@@ -142,10 +142,12 @@ async fn set(
     Body(body): Body<Value>,
 ) -> Result<Json<LayoutView>, ApiError> {
     let bad = |reason: String| ApiError::bad("bad-disks", reason);
-    let disks: Disks = serde_json::from_value(body).map_err(|error| bad(error.to_string()))?;
-    for disk in disks.iter() {
+    let items = body.as_array().cloned().unwrap_or_default();
+    let disks: Disks = read(body).map_err(bad)?;
+    for (disk, item) in disks.iter().zip(items) {
         if let Declared::Unusable { name, reason } = disk {
             let name = name.as_ref().map_or("a disk", |name| name.as_str());
+            let reason = read::<Disk>(item).err().unwrap_or_else(|| reason.clone());
             return Err(bad(format!("{name}: {reason}")));
         }
     }

@@ -61,7 +61,7 @@ struct Serve {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8480")]
     admin: SocketAddr,
     /// A further name or address in the server's certificate; may be given several times
-    #[arg(long = "name", value_name = "HOST_OR_IP")]
+    #[arg(long = "name", value_name = "HOST_OR_IP", value_parser = host)]
     names: Vec<String>,
     /// The HTTPS address as devices and people reach it; it goes into enrolment files
     #[arg(long, value_name = "https://HOST:PORT", value_parser = public_url)]
@@ -109,7 +109,7 @@ enum AccountCommand {
         name: String,
         /// admin, operator or viewer
         #[arg(long)]
-        role: String,
+        role: people::Role,
         /// Reads the password (12 characters or more) from standard input, the only way to give it
         #[arg(long, required = true)]
         password_stdin: bool,
@@ -219,6 +219,13 @@ fn public_url(text: &str) -> Result<String, String> {
     }
 }
 
+/// What a certificate can be for.
+fn host(text: &str) -> Result<String, String> {
+    rustls::pki_types::ServerName::try_from(text)
+        .map(|_| text.to_owned())
+        .map_err(|_| "expected a host's name or an IP address, without a port".to_owned())
+}
+
 /// A pause between two rounds of tidying.
 fn tidy_every(text: &str) -> Result<std::time::Duration, String> {
     match duration::parse(text) {
@@ -264,7 +271,7 @@ fn run(command: Command) -> Result<()> {
         }) => {
             let password = secret("password")?;
             let fresh = !data.join("cairn.db").exists();
-            people::cli_add_account(&data, &name, &role, &password)?;
+            people::cli_add_account(&data, &name, role, &password)?;
             let made = if fresh {
                 format!("; {} is new", data.join("cairn.db").display())
             } else {

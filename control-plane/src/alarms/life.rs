@@ -120,6 +120,7 @@ pub(super) fn apply(
                 status(Status::Resolved, "resolved")?;
                 let text = "the template no longer means this device, or it was shut out";
                 event(tx, alarm, time, "withdrawn", text)?;
+                unqueue(tx, alarm, time)?;
             }
             Effect::Notify { notice, .. } => {
                 queue(case, template, alarm, *notice)?;
@@ -154,6 +155,16 @@ fn begin(
             ":value": value.map(to_json).transpose()?,
             ":began": case.now / 1000,
         })?;
+    Ok(())
+}
+
+/// Nobody is told any more of an alarm that was withdrawn. `time` is in seconds.
+pub(super) fn unqueue(tx: &Transaction<'_>, alarm: i64, time: i64) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "UPDATE alarm_delivery SET state = 'failed', reason = 'the alarm was withdrawn', done = ?2
+         WHERE alarm = ?1 AND state = 'queued'",
+    )?
+    .execute(params![alarm, time])?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use super::channel::Channel;
 use super::device::Device;
 use super::judge;
 use super::rules;
-use super::{life, now_ms, to_json};
+use super::{life, now_ms, readable, to_json};
 use crate::people::audit;
 use crate::store::StoreError;
 use crate::web::ApiError;
@@ -40,6 +40,13 @@ pub(super) fn put_template(
     template
         .check()
         .map_err(|error| ApiError::bad("bad-template", error.to_string()))?;
+    for name in template.named_channels() {
+        let settings = settings(tx, name)?.unwrap_or_default();
+        if !settings.is_object() || settings["supplier"].is_string() {
+            let text = format!("channels: the operator has no channel \"{name}\"; make it first");
+            return Err(ApiError::bad("bad-template", text));
+        }
+    }
     if template_rule(tx, &template.name)?.is_none() {
         room(tx, "SELECT count(*) FROM alarm_template", "templates")?;
     }
@@ -115,6 +122,7 @@ fn withdraw(tx: &Transaction<'_>, template: &str, now: i64) -> Result<(), StoreE
     for alarm in open.collect::<Result<Vec<i64>, _>>()? {
         let text = "the template was changed or removed";
         life::event(tx, alarm, now / 1000, "withdrawn", text)?;
+        life::unqueue(tx, alarm, now / 1000)?;
     }
     tx.execute(
         "UPDATE alarm SET status = 'resolved', resolved = ?2 WHERE template = ?1 AND status IN ('firing', 'acknowledged')",
@@ -174,12 +182,24 @@ pub(super) fn put_channel(
     Ok(channel)
 }
 
-/// Removes a channel. `false`: there is none.
+/// Removes a channel that no template names. `false`: there is none.
 pub(super) fn remove_channel(
     tx: &Transaction<'_>,
     who: &str,
     name: &str,
-) -> Result<bool, StoreError> {
+) -> Result<bool, ApiError> {
+    let mut rules = tx.prepare("SELECT rule FROM alarm_template ORDER BY name")?;
+    let rules = rules.query_map([], |row| {
+        Ok(readable("a template", row.get_ref(0)?.as_str()?))
+    })?;
+    let rules: Vec<Option<Template>> = rules.collect::<Result<_, _>>()?;
+    let naming = rules.iter().flatten();
+    let naming = naming.filter(|template| template.named_channels().contains(name));
+    let naming: Vec<&str> = naming.map(|template| template.name.as_str()).collect();
+    if !naming.is_empty() {
+        let text = format!("templates name this channel: {}", naming.join(", "));
+        return Err(ApiError::conflict("in-use", text));
+    }
     if tx.execute("DELETE FROM alarm_channel WHERE name = ?1", [name])? == 0 {
         return Ok(false);
     }

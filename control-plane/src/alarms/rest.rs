@@ -17,7 +17,7 @@ use super::view::{self, AlarmDetails, AlarmView, SilenceView, Wanted};
 use super::{channel, manage, now_ms, send};
 use crate::app::App;
 use crate::people::{Caller, Need, scope_type};
-use crate::web::{ApiError, Body, Page, PageQuery, Path, Query};
+use crate::web::{ApiError, Body, Page, PageQuery, Path, Query, read};
 
 /// Longest silence, in seconds.
 const LONGEST_SILENCE: i64 = 366 * 86_400;
@@ -248,8 +248,8 @@ async fn put_template(
     Path(name): Path<String>,
     Body(body): Body<Value>,
 ) -> Result<Json<Template>, ApiError> {
-    let template: Template = serde_json::from_value(named(body, &name)?)
-        .map_err(|error| ApiError::bad("bad-template", error.to_string()))?;
+    let template: Template =
+        read(named(body, &name)?).map_err(|error| ApiError::bad("bad-template", error))?;
     let who = caller.who();
     let template = app
         .store
@@ -338,7 +338,7 @@ async fn put_channel(
     Ok(Json(channel::shown(&channel)))
 }
 
-/// Removes a channel; what waits for it is given up.
+/// Removes a channel that no template names; what waits for it is given up.
 #[utoipa::path(delete, path = "/v1/alarm-channels/{name}", tag = "alarms", params(("name" = String, Path)),
     security(("token" = ["alarms:write"])), responses((status = 204)))]
 async fn remove_channel(

@@ -34,10 +34,6 @@ impl World {
                 tx.execute_batch(
                     "INSERT INTO device (id, name, grp, created) VALUES ('a', 'Ada', 'g', 1), ('b', 'Bob', 'h', 1)",
                 )?;
-                for template in templates {
-                    let template = serde_json::from_value(template).unwrap();
-                    manage::put_template(tx, "ada", &template)?;
-                }
                 for (name, supplier, severity) in [
                     ("ops", None, "info"),
                     ("acme", Some("acme"), "info"),
@@ -46,6 +42,10 @@ impl World {
                     let channel = json!({ "name": name, "supplier": supplier, "severity": severity,
                                           "to": { "webhook": { "url": "http://127.0.0.1:9/" } } });
                     manage::put_channel(tx, "ada", name, channel)?;
+                }
+                for template in templates {
+                    let template = serde_json::from_value(template).unwrap();
+                    manage::put_template(tx, "ada", &template)?;
                 }
                 Ok(())
             })
@@ -400,6 +400,46 @@ async fn who_reads_the_stream_hears_that_a_template_was_withdrawn() {
     let withdrawn = "SELECT count(*) FROM alarm_event WHERE kind = 'withdrawn'";
     let withdrawn = world.read(move |c| c.query_row(withdrawn, [], |row| row.get::<_, i64>(0)));
     assert_eq!(withdrawn.await, 2);
+    let states = "SELECT group_concat(state || ' ' || reason) FROM alarm_delivery";
+    let states = world.read(move |c| c.query_row(states, [], |row| row.get::<_, String>(0)));
+    assert_eq!(
+        states.await,
+        "failed the alarm was withdrawn,failed the alarm was withdrawn"
+    );
+}
+
+#[tokio::test]
+async fn a_channel_that_a_template_names_is_there_and_stays() {
+    let world = World::new(&[]).await;
+    let naming = |channel: &str| {
+        let mut template = storage();
+        template["escalate"] = json!([{ "after": "5m", "channels": [channel] }]);
+        serde_json::from_value(template).unwrap()
+    };
+    // A supplier's channel hears of all of the supplier's alarms, and isn't the operator's to name.
+    for unknown in ["opps", "acme"] {
+        let template = naming(unknown);
+        let refused = world
+            .store
+            .write::<_, ApiError, _>(move |tx| manage::put_template(tx, "ada", &template));
+        let error = refused.await.unwrap_err().to_string();
+        assert!(error.contains(&format!("{unknown:?}")), "{error}");
+    }
+    let template = naming("pager");
+    world
+        .write(move |tx| manage::put_template(tx, "ada", &template))
+        .await;
+    let remove = || {
+        world
+            .store
+            .write::<_, ApiError, _>(|tx| manage::remove_channel(tx, "ada", "pager"))
+    };
+    let error = remove().await.unwrap_err().to_string();
+    assert!(error.ends_with(": storage"), "{error}");
+    world
+        .write(|tx| Ok(manage::remove_template(tx, "ada", "storage")?))
+        .await;
+    assert!(remove().await.unwrap());
 }
 
 #[tokio::test]

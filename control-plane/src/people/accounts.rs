@@ -56,7 +56,7 @@ impl From<rusqlite::Error> for AccountError {
     }
 }
 
-fn check_name(name: &str) -> Result<(), AccountError> {
+pub(super) fn check_name(name: &str) -> Result<(), AccountError> {
     let letter = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let good = name.len() <= 64
         && name.as_bytes().first().is_some_and(letter)

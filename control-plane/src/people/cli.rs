@@ -5,9 +5,9 @@ use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::Role;
 use super::accounts::{self, AccountError};
 use super::password::{self, PasswordError};
-use super::{Role, scope};
 use crate::store::{Store, StoreError};
 
 /// The name under which the audit log has what was done on the server itself.
@@ -24,9 +24,6 @@ pub enum CliError {
         /// Why.
         source: std::io::Error,
     },
-    /// No such role.
-    #[error(transparent)]
-    Role(#[from] scope::Unknown),
     /// The password can't be used.
     #[error(transparent)]
     Password(#[from] PasswordError),
@@ -63,14 +60,14 @@ pub(crate) fn open(data_dir: &Path) -> Result<Connection, CliError> {
 /// Adds an account.
 ///
 /// # Errors
-/// If the name, role or password can't be used, or the database can't.
+/// If the name or password can't be used, and then nothing is made; or if the database can't.
 pub fn cli_add_account(
     data_dir: &Path,
     name: &str,
-    role: &str,
+    role: Role,
     password: &str,
 ) -> Result<(), CliError> {
-    let role: Role = role.parse()?;
+    accounts::check_name(name)?;
     let phc = password::hash(password)?;
     let mut connection = open(data_dir)?;
     let tx = connection
@@ -89,12 +86,13 @@ mod tests {
     fn an_account_is_made_once_and_audited() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
-        cli_add_account(&data, "ada", "admin", "correct horse battery").unwrap();
-        let again = cli_add_account(&data, "ada", "viewer", "correct horse battery").unwrap_err();
+        assert!(cli_add_account(&data, "Ada!", Role::Viewer, "correct horse battery").is_err());
+        assert!(cli_add_account(&data, "bob", Role::Viewer, "short").is_err());
+        assert!(!data.exists(), "a mistake makes nothing");
+        cli_add_account(&data, "ada", Role::Admin, "correct horse battery").unwrap();
+        let again =
+            cli_add_account(&data, "ada", Role::Viewer, "correct horse battery").unwrap_err();
         assert_eq!(again.to_string(), "there is an account ada already");
-        assert!(cli_add_account(&data, "Ada!", "viewer", "correct horse battery").is_err());
-        assert!(cli_add_account(&data, "bob", "king", "correct horse battery").is_err());
-        assert!(cli_add_account(&data, "bob", "viewer", "short").is_err());
 
         let connection = open(&data).unwrap();
         assert_eq!(accounts::list(&connection, "", 10).unwrap().len(), 1);

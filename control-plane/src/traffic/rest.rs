@@ -213,6 +213,12 @@ impl Span {
             (None, last) => to.saturating_sub(last.unwrap_or(12)),
         };
         let length = to.saturating_sub(from);
+        if length < 1 {
+            return Err(ApiError::bad(
+                "bad-query",
+                "from: expected a time before to",
+            ));
+        }
         if !(1..=LONGEST * DAY).contains(&length) || from < 0 {
             return Err(ApiError::bad(
                 "bad-query",

@@ -1,9 +1,13 @@
 //! Errors as people's programs see them: a status, a word and a sentence.
 
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use cairn_wire::enrol::ErrorBody;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::store::StoreError;
 
@@ -84,6 +88,7 @@ impl ApiError {
 
 /// What axum says before what serde says.
 const WRONG_VALUE: &str = "Failed to deserialize the JSON body into the target type: ";
+const WRONG_QUERY: &str = "Failed to deserialize query string: ";
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
@@ -154,8 +159,34 @@ impl From<JsonRejection> for ApiError {
 
 impl From<QueryRejection> for ApiError {
     fn from(rejection: QueryRejection) -> Self {
-        Self::new(rejection.status(), "bad-query", rejection.body_text())
+        let text = rejection.body_text();
+        let text = text.strip_prefix(WRONG_QUERY).unwrap_or(&text);
+        Self::new(rejection.status(), "bad-query", text)
     }
+}
+
+impl From<BytesRejection> for ApiError {
+    fn from(rejection: BytesRejection) -> Self {
+        let code = match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => "too-large",
+            _ => "bad-body",
+        };
+        Self::new(rejection.status(), code, rejection.body_text())
+    }
+}
+
+/// Reads a value; what is wrong is told by its field.
+///
+/// # Errors
+/// Where something else was expected, and what.
+pub fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        match path.as_str() {
+            "." => error.into_inner().to_string(),
+            path => format!("{path}: {}", error.inner()),
+        }
+    })
 }
 
 impl From<PathRejection> for ApiError {
@@ -168,6 +199,17 @@ impl From<PathRejection> for ApiError {
 #[derive(axum::extract::FromRequest)]
 #[from_request(via(axum::Json), rejection(ApiError))]
 pub struct Body<T>(pub T);
+
+/// A body as it came; what is too large is told as an [`ApiError`].
+pub struct Raw(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Raw {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        Ok(Self(Bytes::from_request(request, state).await?))
+    }
+}
 
 /// The query; what can't be read is told as an [`ApiError`].
 #[derive(axum::extract::FromRequestParts)]

@@ -8,5 +8,5 @@
 pub mod error;
 pub mod page;
 
-pub use error::{ApiError, Body, Path, Query};
+pub use error::{ApiError, Body, Path, Query, Raw, read};
 pub use page::{Page, PageQuery};

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::desired::{self, NEXT};
 use crate::store::StoreError;
+use crate::web::read;
 
 /// The most workloads of a fleet.
 pub const MAX: i64 = 10_000;
@@ -41,11 +42,9 @@ impl Declaration {
         }
         let place = fields.remove(PLACE);
         let place = place.ok_or("place: expected where it shall run, as {\"on\": \"all\"}")?;
-        let rule: Rule =
-            serde_json::from_value(place).map_err(|error| format!("place: {error}"))?;
+        let rule: Rule = read(place).map_err(|error| format!("place: {error}"))?;
         rule.check().map_err(|error| format!("place.{error}"))?;
-        let workload: Workload =
-            serde_json::from_value(Value::Object(fields)).map_err(|error| error.to_string())?;
+        let workload: Workload = read(Value::Object(fields))?;
         workload.check()?;
         let size = serde_json::to_vec(&workload).map_or(0, |bytes| bytes.len());
         if size > LARGEST {

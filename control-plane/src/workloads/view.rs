@@ -176,7 +176,12 @@ fn told(connection: &Connection, mut places: Vec<PlaceView>) -> Result<Vec<Place
         let (state, reason) = (said.next().flatten(), said.next().flatten());
         place.told = state.as_ref().map(|(_, at)| at / 1000);
         place.state = state.map(|(state, _)| state);
-        place.reason = reason.map_or_else(String::new, |(reason, _)| reason);
+        let silent = place.state.is_none() && place.ended.is_none();
+        place.reason = match reason {
+            Some((reason, _)) => reason,
+            None if silent => "the device has told nothing of it yet".to_owned(),
+            None => String::new(),
+        };
     }
     Ok(places)
 }

@@ -235,7 +235,7 @@ impl Template {
                 format!("expected at most {MOST_STEPS} steps"),
             ));
         }
-        let mut before = Seconds(0);
+        let (mut before, mut severity) = (Seconds(0), self.severity);
         for step in &self.escalate {
             if step.after <= before {
                 return Err(bad("escalate", "expected each step after the one before"));
@@ -249,6 +249,13 @@ impl Template {
                     "expected a severity or channels in each step",
                 ));
             }
+            if let Some(higher) = step.severity {
+                if higher <= severity {
+                    let text = format!("expected a higher severity than {severity}, got {higher}");
+                    return Err(bad("escalate", text));
+                }
+                severity = higher;
+            }
         }
         Ok(())
     }
@@ -260,6 +267,13 @@ impl Template {
             .take(level)
             .filter_map(|step| step.severity)
             .fold(self.severity, Severity::max)
+    }
+
+    /// All channels that it names.
+    pub fn named_channels(&self) -> BTreeSet<&str> {
+        let escalated = self.escalate.iter().map(|step| &step.channels);
+        let sets = self.channels.iter().chain(escalated);
+        sets.flatten().map(String::as_str).collect()
     }
 
     /// Channels that the escalation has added after so many steps.
@@ -369,6 +383,10 @@ mod tests {
                 "flapping",
                 json!({ "changes": 3, "within": "0s", "quiet": "1m" }),
             ),
+            (
+                "escalate",
+                json!([{ "after": "5m", "severity": "warning" }]),
+            ),
             ("channels", json!(["no such name!"])),
             ("select", json!({ "tags": [] })),
             ("when", json!({ "above": { "limit": 1, "clear": 2 } })),
@@ -390,5 +408,18 @@ mod tests {
         let template = crate::builtin::all().remove(0);
         assert_eq!(template.severity_at(0), template.severity);
         assert!(template.severity_at(9) >= template.severity);
+    }
+
+    #[test]
+    fn every_channel_that_is_named_is_known() {
+        let mut template = crate::builtin::all().remove(0);
+        assert!(template.named_channels().is_empty());
+        template.channels = Some(["ops".to_owned()].into());
+        template.escalate = vec![Escalation {
+            after: Seconds(60),
+            severity: None,
+            channels: ["boss".to_owned()].into(),
+        }];
+        assert_eq!(template.named_channels(), ["boss", "ops"].into());
     }
 }

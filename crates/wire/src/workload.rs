@@ -170,6 +170,14 @@ impl Workload {
         {
             return Err("ports: expected numbers from 1 to 65535".to_owned());
         }
+        let mut places = BTreeSet::new();
+        let twice = self.ports.iter().find(|port| {
+            let place = (port.protocol, port.address, port.host);
+            !places.insert(place)
+        });
+        if let Some(twice) = twice {
+            return Err(format!("ports: {} is there twice", twice.host));
+        }
         let mut targets = BTreeSet::new();
         match self
             .volumes

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{Channel, Email, Gateway, SET, Secret, Security, Target};
 use crate::alarms::message::{self, Facts, Message};
 use crate::registry::is_label;
+use crate::web::read;
 
 /// Longest template, certificate or secret, in bytes.
 const LONGEST: usize = 16 * 1024;
@@ -25,13 +26,14 @@ impl Channel {
     ) -> Result<(Self, Value), String> {
         keep(&mut wanted, before)?;
         // What serde says of a wrong value may hold it.
-        let channel: Self = serde_json::from_value(wanted.clone()).map_err(|error| {
-            let text = error.to_string();
-            match text.split_once("invalid") {
-                Some(_) => "a field has a value of a wrong kind".to_owned(),
+        let channel: Self =
+            read(wanted.clone()).map_err(|text| match text.split_once("invalid") {
+                Some((field, rest)) => match rest.rsplit_once(", expected ") {
+                    Some((_, kind)) => format!("{field}expected {kind}"),
+                    None => format!("{field}it is of a wrong kind"),
+                },
                 None => text,
-            }
-        })?;
+            })?;
         channel.check()?;
         Ok((channel, wanted))
     }
@@ -71,8 +73,12 @@ impl Email {
                 .map(drop)
                 .map_err(|error| format!("{field}: expected an address of mail: {error}"))
         };
-        if self.host.is_empty() || self.host.len() > 253 || self.host.contains(['/', '@', ' ']) {
-            return Err("host: expected a name or an address".into());
+        if self.host.is_empty()
+            || self.host.len() > 253
+            || self.host.contains(['/', '@', ' '])
+            || self.host.contains(':') && self.host.parse::<std::net::Ipv6Addr>().is_err()
+        {
+            return Err("host: expected a name or an address, without a port".into());
         }
         address("from", &self.from)?;
         if !(1..=MANY).contains(&self.recipients.len()) {
@@ -254,7 +260,7 @@ mod tests {
             ),
             (
                 json!({ "name": "x", "to": { "wecom": { "url": ["hush"] } } }),
-                "wrong kind",
+                "to.wecom.url: expected",
             ),
             (
                 json!({ "name": "x", "to": { "wecom": { "uri": "https://a/hush" } } }),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
@@ -18,7 +18,7 @@ use crate::desired;
 use crate::disks;
 use crate::registry::is_label;
 use crate::rollouts::Rollouts;
-use crate::web::ApiError;
+use crate::web::{ApiError, Path};
 use crate::workloads::Workloads;
 
 /// Uploads at once; each is in memory as a whole.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{Extensions, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::token::who;
 use crate::app::App;
-use crate::web::ApiError;
+use crate::web::{ApiError, Path, Query};
 
 /// How long a request waits if it doesn't say.
 const WAIT_MS: u64 = 20_000;

@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{Extensions, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -27,7 +26,7 @@ use crate::registry::packages::{self, PackageError};
 use crate::store::StoreError;
 use crate::stream::{self, Kind};
 use crate::telemetry::{self, Intake, quota};
-use crate::web::ApiError;
+use crate::web::{ApiError, Path, Query, Raw};
 
 /// What a byte of JSON is in memory at most, read: records of one value each.
 const READ: usize = 128;
@@ -50,8 +49,14 @@ pub(super) fn router() -> Router<App> {
         .route("/api/v1/{token}/software", get(get_software))
 }
 
-fn bad(error: impl std::fmt::Display) -> ApiError {
-    ApiError::bad("bad-message", error.to_string())
+fn bad(error: impl std::error::Error) -> ApiError {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(deeper) = cause {
+        text = format!("{text}: {deeper}");
+        cause = deeper.source();
+    }
+    ApiError::bad("bad-message", text)
 }
 
 /// Takes a message's cost from what the device has left, and refuses it if nothing is. It may be more than that; then the next
@@ -79,7 +84,7 @@ async fn post_telemetry(
     State(app): State<App>,
     Path(token): Path<String>,
     extensions: Extensions,
-    body: Bytes,
+    Raw(body): Raw,
 ) -> Result<StatusCode, ApiError> {
     let device = who(&app, token, &extensions).await?;
     let _share = share(body.len() * READ).await;
@@ -109,7 +114,7 @@ async fn post_attributes(
     State(app): State<App>,
     Path(token): Path<String>,
     extensions: Extensions,
-    body: Bytes,
+    Raw(body): Raw,
 ) -> Result<StatusCode, ApiError> {
     let device = who(&app, token, &extensions).await?;
     let _share = share(body.len() * READ).await;
@@ -154,7 +159,7 @@ async fn post_call(
     State(app): State<App>,
     Path(token): Path<String>,
     extensions: Extensions,
-    body: Bytes,
+    Raw(body): Raw,
 ) -> Result<Json<Value>, ApiError> {
     who(&app, token, &extensions).await?;
     let call = Call::parse(&body).map_err(bad)?;
@@ -165,7 +170,7 @@ async fn post_answer(
     State(app): State<App>,
     Path((token, id)): Path<(String, u32)>,
     extensions: Extensions,
-    body: Bytes,
+    Raw(body): Raw,
 ) -> Result<StatusCode, ApiError> {
     let device = who(&app, token, &extensions).await?;
     let value = serde_json::from_slice(&body)
@@ -183,7 +188,7 @@ async fn post_claim(
     State(app): State<App>,
     Path(token): Path<String>,
     extensions: Extensions,
-    body: Bytes,
+    Raw(body): Raw,
 ) -> Result<StatusCode, ApiError> {
     let device = who(&app, token, &extensions).await?;
     let claim = Claim::parse(&body).map_err(bad)?;
@@ -191,7 +196,7 @@ async fn post_claim(
     Ok(StatusCode::OK)
 }
 
-async fn provision_device(State(app): State<App>, body: Bytes) -> Result<Response, ApiError> {
+async fn provision_device(State(app): State<App>, Raw(body): Raw) -> Result<Response, ApiError> {
     let request = cairn_wire::provision::Request::parse(&body).map_err(bad)?;
     let answer = provision(&app, request).await?;
     let status = match answer.get("status").and_then(Value::as_str) {
