@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::release;
 use crate::site::{PASSWORD, Site};
 
-fn command(site: &Site) -> Command {
+pub fn command(site: &Site) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cairnctl"));
     command.env_clear().env(
         "CAIRNCTL_CONFIG",

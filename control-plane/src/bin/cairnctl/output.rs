@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -44,14 +45,26 @@ impl Output {
     /// # Errors
     /// If stdout can't be written to.
     pub fn bytes(&self, bytes: &[u8]) -> Result<()> {
+        // `cairnctl … | head` is no failure.
+        self.read_on(bytes).map(|_| ())
+    }
+
+    /// Writes bytes as they are; whether anybody reads them, and what may follow.
+    ///
+    /// # Errors
+    /// If stdout can't be written to, but not if it is a closed pipe.
+    pub fn read_on(&self, bytes: &[u8]) -> Result<bool> {
         let mut stdout = std::io::stdout().lock();
         match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-            // `cairnctl … | head` is no failure.
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(Error::new("cannot write to stdout").because(error))
-            }
-            _ => Ok(()),
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(false),
+            Err(error) => return Err(Error::new("cannot write to stdout").because(error)),
         }
+        // A pipe that took the bytes, or none, may be closed since.
+        let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+        let polled = poll(&mut fds, Some(&Timespec::default()));
+        let closed = fds.iter().any(|fd| fd.revents().contains(PollFlags::ERR));
+        Ok(polled.is_err() || !closed)
     }
 
     /// Says something that is no result.

@@ -46,7 +46,7 @@ pub enum Command {
         /// Seconds to wait for an event
         #[arg(long, default_value_t = 20, value_name = "0-30")]
         wait: u64,
-        /// Acknowledge each batch once it is written to stdout, and read on
+        /// Acknowledge each batch once it is written to stdout, and read on until nobody reads that
         #[arg(long)]
         follow: bool,
     },
@@ -120,7 +120,10 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
                     false => output.bytes(&lines(&batch)),
                 };
             }
-            output.bytes(&lines(&batch))?;
+            // What nobody reads isn't done.
+            if !output.read_on(&lines(&batch))? {
+                return Ok(());
+            }
             if next.is_i64() {
                 let body = json!({ "member": member, "next": next });
                 client.post(&path(&group, "/ack"), &body).await?;
