@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{cell, document, field, moment};
 use crate::client::{Client, part};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::output::{Output, fields, table};
 
 /// What to do with alarms.
@@ -195,10 +195,16 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             output.result(&alarm, || show(&alarm))
         }
         Command::Ack { ids } => {
-            let mut done = Vec::new();
+            let (mut done, mut failed, mut errors) = (Vec::new(), Vec::new(), Vec::new());
             for id in ids {
                 let path = format!("/v1/alarms/{id}/acknowledge");
-                done.push(client.post(&path, &json!({})).await?);
+                match client.post(&path, &json!({})).await {
+                    Ok(alarm) => done.push(alarm),
+                    Err(error) => {
+                        failed.push(id.to_string());
+                        errors.push(error);
+                    }
+                }
             }
             output.result(&Value::from(done.clone()), || {
                 done.iter()
@@ -206,7 +212,12 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
                         format!("alarm {} is {}\n", cell(alarm, "id"), cell(alarm, "status"))
                     })
                     .collect()
-            })
+            })?;
+            if failed.is_empty() {
+                return Ok(());
+            }
+            let what = format!("not acknowledged: {}", failed.join(", "));
+            Err(Error::new(what).because_of(errors))
         }
         Command::Template(command) => {
             kept(&client, "alarm-templates", "template", command, output).await
