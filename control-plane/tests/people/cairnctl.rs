@@ -157,8 +157,21 @@ async fn a_login_is_kept_for_its_owner_only() {
     );
     let (ok, out, _) = text(&site, &["whoami"]);
     assert!(ok && out.contains("root") && out.contains("admin"), "{out}");
-    let (ok, ..) = text(&site, &["logout"]);
-    assert!(ok && !config.exists());
+    let kept: toml::Value = toml::from_str(&std::fs::read_to_string(&config).unwrap()).unwrap();
+    let session = kept["token"].as_str().unwrap();
+    let token = site.token(session, &["devices:read"]).await;
+    // A pipeline's token is not what was logged in with.
+    let out = command(&site)
+        .arg("logout")
+        .env("CAIRN_TOKEN", &token)
+        .output()
+        .unwrap();
+    assert_eq!(out.stdout, b"logged out\n", "{out:?}");
+    assert!(!config.exists());
+    assert_eq!(site.get("/v1/account", session).await.status, 401);
+    assert_eq!(site.get("/v1/account", &token).await.status, 200);
+    let (ok, out, _) = text(&site, &["logout"]);
+    assert!(ok && out == "not logged in\n", "{out}");
     assert_eq!(
         command(&site)
             .arg("nonsense")

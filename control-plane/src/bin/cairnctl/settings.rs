@@ -50,21 +50,28 @@ pub fn path() -> Result<PathBuf> {
         })
 }
 
+/// Reads the file; nothing if there is none.
+///
+/// # Errors
+/// If it can't be read.
+pub fn kept() -> Result<Option<Settings>> {
+    let path = path()?;
+    let cannot = || Error::new(format!("cannot read {}", path.display()));
+    match std::fs::read_to_string(&path) {
+        Ok(text) => toml::from_str(&text)
+            .map(Some)
+            .map_err(|error| cannot().because(error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(cannot().because(error)),
+    }
+}
+
 /// Reads the settings; `CAIRN_SERVER`, `CAIRN_CA` (a file) and `CAIRN_TOKEN` go above the file.
 ///
 /// # Errors
 /// If the file can't be read, or nothing says which server or as whom.
 pub fn load() -> Result<Settings> {
-    let path = path()?;
-    let mut settings = match std::fs::read_to_string(&path) {
-        Ok(text) => toml::from_str(&text).map_err(|error| {
-            Error::new(format!("cannot read {}", path.display())).because(error)
-        })?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Settings::default(),
-        Err(error) => {
-            return Err(Error::new(format!("cannot read {}", path.display())).because(error));
-        }
-    };
+    let mut settings = kept()?.unwrap_or_default();
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     if let Some(server) = variable("CAIRN_SERVER") {
         // A token is for the server that gave it.
