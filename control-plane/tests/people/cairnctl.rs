@@ -256,6 +256,11 @@ async fn an_operator_makes_tokens_and_sees_devices() {
         ok && shown.contains("lab") && shown.contains('x'),
         "{shown}"
     );
+    let broken = ["device", "attributes", &device, "--set", "j={\"x\":1,}"];
+    let (ok, _, error) = text(&site, &broken);
+    assert!(!ok && error.contains("expected JSON for j"), "{error}");
+    let (ok, out, _) = text(&site, &["device", "attributes", &device]);
+    assert!(ok && !out.contains("shared"), "{out}");
     let (ok, _, error) = text(&site, &["rpc", &device, "reboot"]);
     assert!(!ok && error.contains("isn't connected"), "{error}");
     let (ok, timeline, _) = text(&site, &["device", "timeline", &device]);

@@ -75,7 +75,7 @@ pub enum Command {
     Attributes {
         /// The device's id
         id: String,
-        /// Shared attributes to set, as KEY=JSON; KEY= deletes one (repeatable)
+        /// Shared attributes to set, as KEY=JSON; what is no JSON is a text; KEY= deletes one (repeatable)
         #[arg(long = "set", value_name = "KEY=JSON", value_parser = pair)]
         set: Vec<(String, Value)>,
     },
@@ -124,10 +124,14 @@ pub enum Command {
 
 fn pair(text: &str) -> std::result::Result<(String, Value), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=JSON")?;
-    let value = match value {
-        "" => Value::Null,
+    let value = match (value, serde_json::from_str(value)) {
+        ("", _) => Value::Null,
+        (_, Ok(value)) => value,
+        (_, Err(error)) if value.starts_with(['{', '[', '"']) => {
+            return Err(format!("expected JSON for {key}: {error}"));
+        }
         // What is no JSON is meant as a string.
-        value => serde_json::from_str(value).unwrap_or_else(|_| value.into()),
+        (value, Err(_)) => value.into(),
     };
     Ok((key.to_owned(), value))
 }
@@ -429,4 +433,23 @@ fn section(name: &str, object: &Value) -> String {
         ));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attribute_is_json_or_a_plain_text() {
+        let of = |text| pair(text).map(|(_, value)| value);
+        assert_eq!(of("k={\"x\":1}"), Ok(json!({ "x": 1 })));
+        assert_eq!(of("k=5"), Ok(json!(5)));
+        assert_eq!(of("k=a=b c"), Ok(json!("a=b c")));
+        assert_eq!(of("k="), Ok(Value::Null));
+        for broken in ["key={\"x\":1,}", "key=[1", "key=\"a"] {
+            let error = pair(broken).unwrap_err();
+            assert!(error.starts_with("expected JSON for key: "), "{error}");
+        }
+        assert!(pair("k").is_err());
+    }
 }
