@@ -227,6 +227,14 @@ async fn an_operator_makes_tokens_and_sees_devices() {
             && enrol.ca.contains("BEGIN CERTIFICATE")
             && !out.contains(&enrol.token)
     );
+    for server in ["ftp://x", "http://x", "https://x/v1"] {
+        let file = site.folder.path().join("none.toml");
+        let create = ["token", "create", "--server", server, "--out"];
+        let done = command(&site).args(create).arg(&file).output().unwrap();
+        let error = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(2), "{error}");
+        assert!(error.contains("--server") && !file.exists(), "{error}");
+    }
     let (_, list, _) = text(&site, &["token", "list"]);
     assert!(list.contains("lab") && list.lines().count() == 2, "{list}");
 

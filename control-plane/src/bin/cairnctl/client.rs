@@ -258,6 +258,26 @@ fn refused(status: StatusCode, bytes: &[u8]) -> Error {
     }
 }
 
+/// A server's address, as nodes and this program take it; without a slash at its end.
+///
+/// # Errors
+/// What was expected.
+pub fn address(text: &str) -> std::result::Result<String, String> {
+    let plain = reqwest::Url::parse(text).is_ok_and(|url| {
+        url.scheme() == "https"
+            && url.has_host()
+            && url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+    });
+    // Nodes compare letters.
+    match plain && text.starts_with("https://") {
+        true => Ok(text.trim_end_matches('/').to_owned()),
+        false => Err("expected https://HOST:PORT without a path".to_owned()),
+    }
+}
+
 /// One part of a path, with what would end it written as percent signs.
 pub fn part(text: &str) -> String {
     let mut out = String::new();
@@ -285,6 +305,26 @@ pub fn encode(pairs: &[(&str, String)]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn an_address_is_https_and_a_host() {
+        use super::address;
+        for good in ["https://h", "https://h:1/", "https://[::1]:18443"] {
+            assert_eq!(address(good).unwrap(), good.trim_end_matches('/'));
+        }
+        for bad in [
+            "",
+            "h:1",
+            "http://h",
+            "ftp://h",
+            "https://",
+            "https://h:1/v1",
+            "https://h?x",
+            "https://a@h",
+        ] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
+
     #[test]
     fn a_name_cannot_leave_its_part_of_the_path() {
         assert_eq!(super::part("edge-7.a"), "edge-7.a");
