@@ -523,3 +523,19 @@ fn completions_are_written_for_each_shell() {
         );
     }
 }
+
+#[test]
+fn traffic_is_csv_or_json() {
+    for line in [
+        ["--json", "traffic", "series", "all", "", "--csv"],
+        ["traffic", "series", "all", "", "--csv", "--json"],
+    ] {
+        let done = Command::new(env!("CARGO_BIN_EXE_cairnctl"))
+            .args(line)
+            .output()
+            .unwrap();
+        let error = String::from_utf8(done.stderr).unwrap();
+        assert!(!done.status.success() && done.stdout.is_empty());
+        assert!(error.contains("--csv or --json"), "{error}");
+    }
+}
