@@ -34,7 +34,7 @@ pub enum Command {
         #[arg(long, value_name = "NAME")]
         supplier: Option<String>,
         /// The last so many
-        #[arg(long, default_value_t = 100, value_name = "N")]
+        #[arg(long, default_value_t = 100, value_name = "N", value_parser = super::count())]
         last: usize,
     },
     /// Show an alarm, what happened to it, and who was told

@@ -25,7 +25,7 @@ pub enum Command {
         #[arg(long)]
         online: bool,
         /// At most so many
-        #[arg(long, default_value_t = 1000, value_name = "N")]
+        #[arg(long, default_value_t = 1000, value_name = "N", value_parser = super::count())]
         limit: usize,
     },
     /// Show a device
@@ -86,7 +86,7 @@ pub enum Command {
         /// The key
         key: Option<String>,
         /// The last so many values of the key, or steps of time
-        #[arg(long, default_value_t = 100, value_name = "N")]
+        #[arg(long, default_value_t = 100, value_name = "N", requires = "key", value_parser = super::count())]
         last: usize,
         /// What the key's numbers come to in each such time, as 5m or 1h, and not the values themselves
         #[arg(long, value_name = "DURATION", requires = "key", value_parser = super::seconds)]
@@ -97,7 +97,7 @@ pub enum Command {
         /// The device's id
         id: String,
         /// The last so many events
-        #[arg(long, default_value_t = 200, value_name = "N")]
+        #[arg(long, default_value_t = 200, value_name = "N", value_parser = super::count())]
         last: usize,
     },
     /// List what a device has uploaded as evidence, or fetch one file
@@ -438,6 +438,32 @@ fn section(name: &str, object: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser as _;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    #[test]
+    fn the_last_values_are_some_of_a_key() {
+        let of = |arguments: &[&str]| {
+            let line = ["device", "telemetry", "edge"];
+            Line::try_parse_from(line.iter().chain(arguments)).map(|_| ())
+        };
+        of(&[]).unwrap();
+        of(&["load"]).unwrap();
+        of(&["load", "--last", "3"]).unwrap();
+        assert!(
+            of(&["--last", "3"])
+                .unwrap_err()
+                .to_string()
+                .contains("KEY")
+        );
+        let error = of(&["load", "--last", "0"]).unwrap_err();
+        assert!(error.to_string().contains("0 is not in 1.."), "{error}");
+    }
 
     #[test]
     fn an_attribute_is_json_or_a_plain_text() {

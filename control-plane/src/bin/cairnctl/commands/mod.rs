@@ -20,6 +20,7 @@ pub mod workload;
 use std::path::Path;
 
 use clap::CommandFactory as _;
+use clap::builder::RangedU64ValueParser;
 use serde_json::Value;
 
 use crate::cli::{Cli, Command};
@@ -64,6 +65,11 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
 fn seconds(text: &str) -> std::result::Result<i64, String> {
     let duration = cairn_control_plane::duration::parse(text).map_err(|error| error.to_string())?;
     i64::try_from(duration.as_secs()).map_err(|error| error.to_string())
+}
+
+/// How many on the command line: at least one.
+fn count() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 /// JSON that a person wrote: a file, or stdin (`-`). `described` says where it is described.

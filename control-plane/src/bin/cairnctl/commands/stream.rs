@@ -41,10 +41,10 @@ pub enum Command {
         #[arg(long, default_value = "default", value_name = "NAME")]
         member: String,
         /// At most so many events
-        #[arg(long, default_value_t = 100, value_name = "1-1000")]
-        limit: usize,
+        #[arg(long, default_value_t = 100, value_name = "1-1000", value_parser = clap::value_parser!(u64).range(1..=1000))]
+        limit: u64,
         /// Seconds to wait for an event
-        #[arg(long, default_value_t = 20, value_name = "0-30")]
+        #[arg(long, default_value_t = 20, value_name = "0-30", value_parser = clap::value_parser!(u64).range(..=30))]
         wait: u64,
         /// Acknowledge each batch once it is written to stdout, and read on until nobody reads that
         #[arg(long)]

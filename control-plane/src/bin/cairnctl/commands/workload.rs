@@ -56,7 +56,7 @@ pub enum Command {
         #[command(flatten)]
         on: On,
         /// The last so many
-        #[arg(long, default_value_t = 100, value_name = "N")]
+        #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         lines: u64,
     },
 }
