@@ -201,6 +201,37 @@ async fn a_server_of_another_ca_is_not_trusted() {
 }
 
 #[tokio::test]
+async fn a_wrong_address_or_ca_is_named() {
+    let site = Site::start().await;
+    let (ca, shell) = (
+        site.data().join("ca/ca.pem"),
+        site.folder.path().join("env.sh"),
+    );
+    std::fs::write(&shell, "CAIRN_TOKEN=x\n").unwrap();
+    let (mqtt, admin) = site.others();
+    let path = format!("{}/v1", site.url);
+    for (url, ca, wanted) in [
+        (site.url.as_str(), &shell, "env.sh"),
+        (path.as_str(), &ca, "without a path, got"),
+        (mqtt.as_str(), &ca, "--https"),
+        (admin.as_str(), &ca, "--https"),
+    ] {
+        let done = command(&site)
+            .env("CAIRN_SERVER", url)
+            .env("CAIRN_CA", ca)
+            .env("CAIRN_TOKEN", "x")
+            .arg("whoami")
+            .output()
+            .unwrap();
+        let error = String::from_utf8(done.stderr).unwrap();
+        assert!(
+            !done.status.success() && error.contains(wanted),
+            "{wanted}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_operator_makes_tokens_and_sees_devices() {
     let site = Site::start().await;
     assert!(login(&site, PASSWORD).status.success());

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::client;
 use crate::error::{Error, Result};
 
 /// CAs that this system trusts, where distributions put them.
@@ -151,11 +152,12 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Reads a file of CAs.
 ///
 /// # Errors
-/// If it can't be read.
+/// If it can't be read, or holds something else.
 pub fn read_ca(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|error| {
-        Error::new(format!("cannot read the CA {}", path.display())).because(error)
-    })
+    let cannot = || Error::new(format!("cannot read the CA {}", path.display()));
+    let pem = std::fs::read_to_string(path).map_err(|error| cannot().because(error))?;
+    client::roots(&pem, true).map_err(|error| cannot().because_of([error]))?;
+    Ok(pem)
 }
 
 /// The system's CAs.
