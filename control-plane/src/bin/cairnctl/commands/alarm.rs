@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{cell, document, field, moment};
+use super::{cell, field, moment, put_document};
 use crate::client::{Client, part};
 use crate::error::{Error, Result};
 use crate::output::{Output, fields, table};
@@ -255,8 +254,7 @@ async fn kept(
             output.result(&found, || format!("{found:#}"))
         }
         Kept::Set { name, file } => {
-            let body = document(&file, "docs/alarms.md")?;
-            let set = client.with(Method::PUT, &path(&name), &body).await?;
+            let set = put_document(client, &path(&name), &file, "docs/alarms.md").await?;
             output.result(&set, || format!("{one} {name} is set"))
         }
         Kept::Remove { name } => {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{cell, document, field, moment};
+use super::{cell, field, moment, put_document};
 use crate::client::{Client, encode, part};
 use crate::error::{Error, Result};
 use crate::output::{self, Output, fields, table};
@@ -188,10 +188,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             let path = device(&id, "/disks");
             let found = match set {
                 None => client.get(&path).await?,
-                Some(file) => {
-                    let body = document(&file, "docs/disks.md")?;
-                    client.with(Method::PUT, &path, &body).await?
-                }
+                Some(file) => put_document(&client, &path, &file, "docs/disks.md").await?,
             };
             output.result(&found, || disks(&found))
         }

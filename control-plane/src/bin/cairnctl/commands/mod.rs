@@ -21,9 +21,11 @@ use std::path::Path;
 
 use clap::CommandFactory as _;
 use clap::builder::RangedU64ValueParser;
+use reqwest::Method;
 use serde_json::Value;
 
 use crate::cli::{Cli, Command};
+use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::output::Output;
 
@@ -92,6 +94,15 @@ fn document(file: &Path, described: &str) -> Result<Value> {
         cannot()
             .because(error)
             .hint(format!("expected JSON, as in {described}"))
+    })
+}
+
+/// Puts what a person wrote; an error names its file.
+async fn put_document(client: &Client, path: &str, file: &Path, described: &str) -> Result<Value> {
+    let body = document(file, described)?;
+    let put = client.with(Method::PUT, path, &body).await;
+    put.map_err(|error| {
+        Error::new(format!("cannot set what {} says", file.display())).because_of([error])
     })
 }
 
