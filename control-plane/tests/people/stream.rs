@@ -206,6 +206,9 @@ async fn cairnctl_reads_the_stream_and_telemetry_by_steps() {
         json!({ "removed": "bus" })
     );
 
+    let (ok, _, error) = cairnctl::until_online(&site, &root, &["stream", "read", "nope"]);
+    assert!(!ok && error.contains("stream group \"nope\""), "{error}");
+
     let windows = run(&[
         "device",
         "telemetry",

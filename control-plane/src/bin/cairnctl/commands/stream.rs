@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{cell, field, moment};
 use crate::client::{Client, part};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::output::{Output, table};
 
 /// What to do with the stream.
@@ -15,7 +15,8 @@ pub enum Command {
     Groups,
     /// Make a group, or give it another filter
     Set {
-        /// The group
+        /// The group of readers
+        #[arg(value_name = "NAME")]
         group: String,
         /// Only events of this kind: telemetry, attributes, connection or alarm (repeatable)
         #[arg(long = "kind", value_name = "KIND")]
@@ -29,7 +30,7 @@ pub enum Command {
         /// Only of devices with this tag (repeatable: with all of them)
         #[arg(long = "tag", value_name = "TAG")]
         tags: Vec<String>,
-        /// Begin with the oldest event that is kept, and not with the next one
+        /// Begin with the oldest event that is kept, and not with the next one; counts only when the group is made
         #[arg(long)]
         oldest: bool,
     },
@@ -106,7 +107,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             follow,
         } => loop {
             let body = json!({ "member": member, "limit": limit, "wait": wait });
-            let batch = client.post(&path(&group, "/read"), &body).await?;
+            let batch = named(client.post(&path(&group, "/read"), &body).await, &group)?;
             tell(&batch, output);
             let next = field(&batch, "next");
             if !follow {
@@ -126,7 +127,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             }
             if next.is_i64() {
                 let body = json!({ "member": member, "next": next });
-                client.post(&path(&group, "/ack"), &body).await?;
+                named(client.post(&path(&group, "/ack"), &body).await, &group)?;
             }
         },
         Command::Ack {
@@ -135,16 +136,26 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             member,
         } => {
             let body = json!({ "member": member, "next": next });
-            client.post(&path(&group, "/ack"), &body).await?;
+            named(client.post(&path(&group, "/ack"), &body).await, &group)?;
             output.result(&json!({ "acknowledged": next }), || {
                 format!("acknowledged all before {next}")
             })
         }
         Command::Remove { group } => {
-            client.delete(&path(&group, "")).await?;
+            named(client.delete(&path(&group, "")).await, &group)?;
             output.result(&json!({ "removed": group }), || format!("removed {group}"))
         }
     }
+}
+
+/// The server doesn't say which group it doesn't have.
+fn named(answer: Result<Value>, group: &str) -> Result<Value> {
+    answer.map_err(|error| match error.is("not-found") {
+        true => Error::new(format!("there is no stream group {group:?}"))
+            .code("not-found")
+            .hint("`cairnctl stream groups` lists them"),
+        false => error,
+    })
 }
 
 /// Lost events are said beside those that came.
