@@ -77,6 +77,10 @@ impl Rpc {
             self.timeout,
         )
         .await?;
+        let refused = refused(&self.id, &answer);
+        if refused.is_err() && !output.is_json() {
+            return refused;
+        }
         output.result(&answer, || {
             match serde_json::from_value::<Reply>(answer.clone()) {
                 Ok(reply) if reply.ok && reply.result.is_null() => "done".into(),
@@ -84,7 +88,7 @@ impl Rpc {
                 _ => format!("{answer:#}"),
             }
         })?;
-        refused(&self.id, &answer)
+        refused
     }
 }
 
