@@ -157,7 +157,7 @@ async fn a_login_is_kept_for_its_owner_only() {
     );
     let (ok, out, _) = text(&site, &["whoami"]);
     assert!(ok && out.contains("root") && out.contains("admin"), "{out}");
-    let kept: toml::Value = toml::from_str(&std::fs::read_to_string(&config).unwrap()).unwrap();
+    let kept: toml::Table = toml::from_str(&std::fs::read_to_string(&config).unwrap()).unwrap();
     let session = kept["token"].as_str().unwrap();
     let token = site.token(session, &["devices:read"]).await;
     // A pipeline's token is not what was logged in with.

@@ -152,6 +152,20 @@ pub fn cell(value: &Value) -> String {
     clean(&text)
 }
 
+/// A selector or an alarm's condition in a cell: `group fra`, `above 80, clear 70`, `all`.
+pub fn brief(value: &Value) -> String {
+    let Some((name, inner)) = value.as_object().and_then(|one| one.iter().next()) else {
+        return cell(value);
+    };
+    let number = |name: &str| inner.get(name).and_then(Value::as_f64);
+    let name = clean(name);
+    match (number("limit"), number("clear")) {
+        (Some(limit), Some(clear)) => format!("{name} {limit}, clear {clear}"),
+        (Some(limit), None) => format!("{name} {limit}"),
+        (None, _) => format!("{name} {}", cell(inner)),
+    }
+}
+
 /// Text that a device or another person chose, made safe for a terminal.
 pub fn clean(text: &str) -> String {
     text.chars()
@@ -186,6 +200,23 @@ pub fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn selectors_and_conditions_are_brief() {
+        for (json, text) in [
+            (r#""all""#, "all"),
+            (r#"{"group":"fra"}"#, "group fra"),
+            (r#"{"tags":["a","b"]}"#, "tags a,b"),
+            (
+                r#"{"above":{"clear":70.0,"limit":80.0}}"#,
+                "above 80, clear 70",
+            ),
+            (r#"{"below":{"limit":0.5}}"#, "below 0.5"),
+            (r#"{"is-not":"ok"}"#, "is-not ok"),
+        ] {
+            assert_eq!(brief(&serde_json::from_str(json).unwrap()), text);
+        }
+    }
 
     #[test]
     fn a_table_is_aligned_and_cannot_steer_the_terminal() {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{cell, field, moment, put_document};
 use crate::client::{Client, part};
 use crate::error::{Error, Result};
-use crate::output::{Output, fields, table};
+use crate::output::{Output, brief, fields, table};
 
 /// What to do with alarms.
 #[derive(Debug, clap::Subcommand)]
@@ -378,7 +378,7 @@ fn templates(items: &[Value]) -> String {
                 cell(template, "enabled"),
                 cell(template, "severity"),
                 cell(template, "key"),
-                cell(template, "when"),
+                brief(field(template, "when")),
                 cell(template, "for"),
             ]
         })
@@ -420,7 +420,7 @@ fn silences(items: &[Value]) -> String {
             let silence = field(one, "silence");
             vec![
                 cell(one, "id"),
-                cell(silence, "select"),
+                brief(field(silence, "select")),
                 cell(silence, "templates"),
                 moment(silence, "from"),
                 moment(silence, "until"),

@@ -435,19 +435,14 @@ fn section(name: &str, object: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Cli;
     use clap::Parser as _;
-
-    #[derive(Debug, clap::Parser)]
-    struct Line {
-        #[command(subcommand)]
-        command: Command,
-    }
 
     #[test]
     fn the_last_values_are_some_of_a_key() {
         let of = |arguments: &[&str]| {
-            let line = ["device", "telemetry", "edge"];
-            Line::try_parse_from(line.iter().chain(arguments)).map(|_| ())
+            let line = ["cairnctl", "device", "telemetry", "edge"];
+            Cli::try_parse_from(line.iter().chain(arguments))
         };
         of(&[]).unwrap();
         of(&["load"]).unwrap();

@@ -365,7 +365,7 @@ fn show(rollout: &Value) -> String {
                 cell(release, "channel")
             ),
         ),
-        ("select", cell(rollout, "select")),
+        ("select", output::brief(field(rollout, "select"))),
         ("state", progress(rollout)),
         (
             "created",

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{cell, field, moment};
 use crate::client::{Client, part};
 use crate::error::{Error, Result};
-use crate::output::{Output, table};
+use crate::output::{Output, brief, table};
 
 /// What to do with the stream.
 #[derive(Debug, clap::Subcommand)]
@@ -182,10 +182,12 @@ fn groups(items: &[Value]) -> String {
     let rows: Vec<_> = items
         .iter()
         .map(|group| {
-            let mut row: Vec<_> = ["name", "kinds", "select", "acknowledged", "behind", "lost"]
-                .iter()
-                .map(|name| cell(group, name))
-                .collect();
+            let mut row = vec![
+                cell(group, "name"),
+                cell(group, "kinds"),
+                brief(field(group, "select")),
+            ];
+            row.extend(["acknowledged", "behind", "lost"].map(|name| cell(group, name)));
             row.extend([cell(group, "members"), moment(group, "created")]);
             row
         })

@@ -77,7 +77,7 @@ pub enum Command {
 /// Whose traffic.
 #[derive(Debug, clap::Args)]
 pub struct Subject {
-    /// What it is the traffic of
+    /// Of what it is
     #[arg(value_parser = DIMENSIONS)]
     dimension: String,
     /// Its name: a device's id, device/meter, a customer, customer/business, …; of all: ""
@@ -349,19 +349,13 @@ fn records(sent: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::cli::Cli;
     use clap::Parser as _;
-
-    #[derive(Debug, clap::Parser)]
-    struct Line {
-        #[command(subcommand)]
-        command: Command,
-    }
 
     #[test]
     fn what_the_server_would_not_know_is_refused_here() {
-        let bill = ["traffic", "bill", "customer", "acme", "2026-11"];
-        assert!(Line::try_parse_from(bill).is_ok());
+        let bill = ["cairnctl", "traffic", "bill", "customer", "acme", "2026-11"];
+        assert!(Cli::try_parse_from(bill).is_ok());
         for (option, value) in [
             ("--gaps", "none"),
             ("--direction", "both"),
@@ -370,10 +364,11 @@ mod tests {
             ("--rank", "32"),
             ("--kind", "disk"),
         ] {
-            let error = Line::try_parse_from(bill.into_iter().chain([option, value]));
+            let error = Cli::try_parse_from(bill.into_iter().chain([option, value]));
             assert!(error.unwrap_err().to_string().contains(option), "{option}");
         }
-        let error = Line::try_parse_from(["traffic", "subjects", "customers"]).unwrap_err();
+        let error =
+            Cli::try_parse_from(["cairnctl", "traffic", "subjects", "customers"]).unwrap_err();
         assert!(error.to_string().contains("customer, business"), "{error}");
     }
 }
