@@ -1,7 +1,7 @@
 //! `cairnctl alarm`, as people type it.
 
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
@@ -13,6 +13,12 @@ struct Ctl<'s>(&'s Scene);
 impl Ctl<'_> {
     /// What it says; `input` is its stdin.
     fn run(&self, arguments: &[&str], input: &str) -> String {
+        let done = self.done(arguments, input);
+        assert!(done.status.success(), "{arguments:?}: {done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    }
+
+    fn done(&self, arguments: &[&str], input: &str) -> Output {
         let Self(scene) = self;
         let mut child = Command::new(env!("CARGO_BIN_EXE_cairnctl"))
             .args(arguments)
@@ -21,14 +27,13 @@ impl Ctl<'_> {
             .env("CAIRN_TOKEN", scene.operator.token())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(input.as_bytes()).unwrap();
         drop(stdin);
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{arguments:?}");
-        String::from_utf8(output.stdout).unwrap()
+        child.wait_with_output().unwrap()
     }
 }
 
@@ -68,6 +73,16 @@ async fn an_operator_sees_acknowledges_and_silences() {
     receiver.until(2).await;
     let list = ctl.run(&["alarm", "list"], "");
     assert!(list.contains("firing") && list.contains(&node.id), "{list}");
+    // One that isn't there keeps none of the others.
+    let some = ctl.done(&["alarm", "ack", "998", "1", "999"], "");
+    assert_eq!(some.status.code(), Some(1));
+    assert_eq!(some.stdout, b"alarm 1 is acknowledged\n");
+    let error = String::from_utf8(some.stderr).unwrap();
+    assert!(
+        error.starts_with("error: not acknowledged: 998, 999\n")
+            && error.contains("there is no alarm 999"),
+        "{error}"
+    );
     assert_eq!(
         ctl.run(&["alarm", "ack", "1"], ""),
         "alarm 1 is acknowledged\n"

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::release;
 use crate::site::{PASSWORD, Site};
 
-fn command(site: &Site) -> Command {
+pub fn command(site: &Site) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cairnctl"));
     command.env_clear().env(
         "CAIRNCTL_CONFIG",
@@ -157,8 +157,21 @@ async fn a_login_is_kept_for_its_owner_only() {
     );
     let (ok, out, _) = text(&site, &["whoami"]);
     assert!(ok && out.contains("root") && out.contains("admin"), "{out}");
-    let (ok, ..) = text(&site, &["logout"]);
-    assert!(ok && !config.exists());
+    let kept: toml::Table = toml::from_str(&std::fs::read_to_string(&config).unwrap()).unwrap();
+    let session = kept["token"].as_str().unwrap();
+    let token = site.token(session, &["devices:read"]).await;
+    // A pipeline's token is not what was logged in with.
+    let out = command(&site)
+        .arg("logout")
+        .env("CAIRN_TOKEN", &token)
+        .output()
+        .unwrap();
+    assert_eq!(out.stdout, b"logged out\n", "{out:?}");
+    assert!(!config.exists());
+    assert_eq!(site.get("/v1/account", session).await.status, 401);
+    assert_eq!(site.get("/v1/account", &token).await.status, 200);
+    let (ok, out, _) = text(&site, &["logout"]);
+    assert!(ok && out == "not logged in\n", "{out}");
     assert_eq!(
         command(&site)
             .arg("nonsense")
@@ -188,6 +201,37 @@ async fn a_server_of_another_ca_is_not_trusted() {
 }
 
 #[tokio::test]
+async fn a_wrong_address_or_ca_is_named() {
+    let site = Site::start().await;
+    let (ca, shell) = (
+        site.data().join("ca/ca.pem"),
+        site.folder.path().join("env.sh"),
+    );
+    std::fs::write(&shell, "CAIRN_TOKEN=x\n").unwrap();
+    let (mqtt, admin) = site.others();
+    let path = format!("{}/v1", site.url);
+    for (url, ca, wanted) in [
+        (site.url.as_str(), &shell, "env.sh"),
+        (path.as_str(), &ca, "without a path, got"),
+        (mqtt.as_str(), &ca, "--https"),
+        (admin.as_str(), &ca, "--https"),
+    ] {
+        let done = command(&site)
+            .env("CAIRN_SERVER", url)
+            .env("CAIRN_CA", ca)
+            .env("CAIRN_TOKEN", "x")
+            .arg("whoami")
+            .output()
+            .unwrap();
+        let error = String::from_utf8(done.stderr).unwrap();
+        assert!(
+            !done.status.success() && error.contains(wanted),
+            "{wanted}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_operator_makes_tokens_and_sees_devices() {
     let site = Site::start().await;
     assert!(login(&site, PASSWORD).status.success());
@@ -214,6 +258,14 @@ async fn an_operator_makes_tokens_and_sees_devices() {
             && enrol.ca.contains("BEGIN CERTIFICATE")
             && !out.contains(&enrol.token)
     );
+    for server in ["ftp://x", "http://x", "https://x/v1"] {
+        let file = site.folder.path().join("none.toml");
+        let create = ["token", "create", "--server", server, "--out"];
+        let done = command(&site).args(create).arg(&file).output().unwrap();
+        let error = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(2), "{error}");
+        assert!(error.contains("--server") && !file.exists(), "{error}");
+    }
     let (_, list, _) = text(&site, &["token", "list"]);
     assert!(list.contains("lab") && list.lines().count() == 2, "{list}");
 
@@ -243,6 +295,11 @@ async fn an_operator_makes_tokens_and_sees_devices() {
         ok && shown.contains("lab") && shown.contains('x'),
         "{shown}"
     );
+    let broken = ["device", "attributes", &device, "--set", "j={\"x\":1,}"];
+    let (ok, _, error) = text(&site, &broken);
+    assert!(!ok && error.contains("expected JSON for j"), "{error}");
+    let (ok, out, _) = text(&site, &["device", "attributes", &device]);
+    assert!(ok && !out.contains("shared"), "{out}");
     let (ok, _, error) = text(&site, &["rpc", &device, "reboot"]);
     assert!(!ok && error.contains("isn't connected"), "{error}");
     let (ok, timeline, _) = text(&site, &["device", "timeline", &device]);
@@ -495,5 +552,21 @@ fn completions_are_written_for_each_shell() {
             done.status.success() && String::from_utf8(done.stdout).unwrap().contains("cairnctl"),
             "{shell}"
         );
+    }
+}
+
+#[test]
+fn traffic_is_csv_or_json() {
+    for line in [
+        ["--json", "traffic", "series", "all", "", "--csv"],
+        ["traffic", "series", "all", "", "--csv", "--json"],
+    ] {
+        let done = Command::new(env!("CARGO_BIN_EXE_cairnctl"))
+            .args(line)
+            .output()
+            .unwrap();
+        let error = String::from_utf8(done.stderr).unwrap();
+        assert!(!done.status.success() && done.stdout.is_empty());
+        assert!(error.contains("--csv or --json"), "{error}");
     }
 }

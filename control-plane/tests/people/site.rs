@@ -50,6 +50,12 @@ impl Site {
         self.server.data.clone()
     }
 
+    /// URLs of its other listeners: MQTT, and the one for admins.
+    pub fn others(&self) -> (String, String) {
+        let url = |at| format!("https://{at}");
+        (url(&self.server.mqtt), url(&self.server.admin))
+    }
+
     /// Memory of the server in KiB.
     pub fn memory(&self) -> u64 {
         let status =

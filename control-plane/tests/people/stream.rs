@@ -1,5 +1,6 @@
 //! The stream as other systems and people read it, and telemetry by steps.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
@@ -205,6 +206,9 @@ async fn cairnctl_reads_the_stream_and_telemetry_by_steps() {
         json!({ "removed": "bus" })
     );
 
+    let (ok, _, error) = cairnctl::until_online(&site, &root, &["stream", "read", "nope"]);
+    assert!(!ok && error.contains("stream group \"nope\""), "{error}");
+
     let windows = run(&[
         "device",
         "telemetry",
@@ -231,5 +235,38 @@ async fn cairnctl_reads_the_stream_and_telemetry_by_steps() {
     ] {
         let answer = site.get(&format!("{path}&{query}"), &root).await;
         assert_eq!(answer.code(), code, "{query}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_reads_is_not_acknowledged() {
+    let site = Site::start().await;
+    let root = site.login("root").await;
+    let (_, http) = site.enrol(&root, "edge-1").await;
+    let run = |arguments: &[&str]| cairnctl::run(&site, &root, arguments);
+    run(&["stream", "set", "bus", "--kind", "telemetry"]);
+    let follow = || {
+        let mut follow = cairnctl::command(&site);
+        follow
+            .env("CAIRN_SERVER", &site.url)
+            .env("CAIRN_CA", site.data().join("ca/ca.pem"))
+            .env("CAIRN_TOKEN", &root)
+            .args(["stream", "read", "bus", "--follow", "--wait", "1"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = follow.spawn().unwrap();
+        drop(child.stdout.take());
+        child.wait_with_output().unwrap()
+    };
+    let body = json!({ "ts": 5, "values": { "load": 1 } });
+    for (behind, what) in [(0, "nothing came"), (1, "something came")] {
+        if behind == 1 {
+            sends(&site, &http, "telemetry", body.clone()).await;
+        }
+        let done = follow();
+        assert!(done.status.success(), "{what}: {done:?}");
+        assert!(done.stderr.is_empty(), "{what}: {done:?}");
+        let group = &run(&["stream", "groups"])[0];
+        assert_eq!(group["behind"], json!(behind), "{what}");
     }
 }

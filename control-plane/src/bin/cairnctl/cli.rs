@@ -12,7 +12,7 @@ use crate::commands::{
 #[command(name = "cairnctl", version, arg_required_else_help = true)]
 pub struct Cli {
     /// Write results and errors as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 900)]
     pub json: bool,
     /// What to do
     #[command(subcommand)]

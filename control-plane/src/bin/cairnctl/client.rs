@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cairn_wire::enrol::ErrorBody;
 use reqwest::{Method, RequestBuilder, StatusCode};
+use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
@@ -42,33 +43,16 @@ impl Client {
     /// # Errors
     /// If the address or the CA can't be used.
     pub fn new(server: &str, ca: Option<&str>, token: Option<String>) -> Result<Self> {
-        let server = server.trim_end_matches('/').to_owned();
-        if !server.starts_with("https://") {
-            return Err(Error::new(format!(
-                "expected a server as https://host:port, got {server:?}"
-            )));
-        }
+        let server =
+            address(server).map_err(|error| Error::new(format!("{error}, got {server:?}")))?;
         let pem = match ca {
             Some(pem) => pem.to_owned(),
             None => settings::system_cas().ok_or_else(|| {
                 Error::new("this system has no CAs").hint("give the server's with --ca")
             })?,
         };
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-            let certificate =
-                certificate.map_err(|error| Error::new("cannot read the CA").because(error))?;
-            let added = roots.add(certificate);
-            // One of many in the system's file may be odd; a given one may not.
-            if ca.is_some() {
-                added.map_err(|error| Error::new("the CA can't be used").because(error))?;
-            }
-        }
-        if roots.is_empty() {
-            return Err(Error::new(
-                "expected certificates in PEM as the CA, got none",
-            ));
-        }
+        // One of many in the system's file may be odd; a given one may not.
+        let roots = roots(&pem, ca.is_some())?;
         let tls = rustls::ClientConfig::builder()
             .with_root_certificates(roots)
             .with_no_client_auth();
@@ -166,6 +150,17 @@ impl Client {
         if text.contains("ConnectionRefused") {
             return what.hint("nobody listens there: is cairn-control running, and is this the address and port of its --https?");
         }
+        // So do its other listeners answer: one speaks no TLS, and the other one MQTT.
+        let others = [
+            "InvalidMessage",
+            "UnexpectedEof",
+            "IncompleteMessage",
+            "ConnectionReset",
+        ];
+        if others.iter().any(|other| text.contains(other)) {
+            return what
+                .hint("if it stays so: is this the address and port of cairn-control's --https?");
+        }
         what
     }
 
@@ -258,6 +253,48 @@ fn refused(status: StatusCode, bytes: &[u8]) -> Error {
     }
 }
 
+/// The CAs in PEM; with `all` each of them has to be one that can be used.
+///
+/// # Errors
+/// If there is none.
+pub fn roots(pem: &str, all: bool) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate =
+            certificate.map_err(|error| Error::new("cannot read the CA").because(error))?;
+        let added = roots.add(certificate);
+        if all {
+            added.map_err(|error| Error::new("the CA can't be used").because(error))?;
+        }
+    }
+    if roots.is_empty() {
+        return Err(Error::new(
+            "expected certificates in PEM as the CA, got none",
+        ));
+    }
+    Ok(roots)
+}
+
+/// A server's address, as nodes and this program take it; without a slash at its end.
+///
+/// # Errors
+/// What was expected.
+pub fn address(text: &str) -> std::result::Result<String, String> {
+    let plain = reqwest::Url::parse(text).is_ok_and(|url| {
+        url.scheme() == "https"
+            && url.has_host()
+            && url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+    });
+    // Nodes compare letters.
+    match plain && text.starts_with("https://") {
+        true => Ok(text.trim_end_matches('/').to_owned()),
+        false => Err("expected https://HOST:PORT without a path".to_owned()),
+    }
+}
+
 /// One part of a path, with what would end it written as percent signs.
 pub fn part(text: &str) -> String {
     let mut out = String::new();
@@ -285,6 +322,26 @@ pub fn encode(pairs: &[(&str, String)]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn an_address_is_https_and_a_host() {
+        use super::address;
+        for good in ["https://h", "https://h:1/", "https://[::1]:18443"] {
+            assert_eq!(address(good).unwrap(), good.trim_end_matches('/'));
+        }
+        for bad in [
+            "",
+            "h:1",
+            "http://h",
+            "ftp://h",
+            "https://",
+            "https://h:1/v1",
+            "https://h?x",
+            "https://a@h",
+        ] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
+
     #[test]
     fn a_name_cannot_leave_its_part_of_the_path() {
         assert_eq!(super::part("edge-7.a"), "edge-7.a");

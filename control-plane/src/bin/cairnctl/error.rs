@@ -39,6 +39,22 @@ impl Error {
         self
     }
 
+    /// Adds other errors that caused it; without a word and a hint of its own it has those of the first.
+    #[must_use]
+    pub fn because_of(mut self, causes: impl IntoIterator<Item = Self>) -> Self {
+        for cause in causes {
+            for text in cause.chain {
+                // The same may be wrong with all of them.
+                if !self.chain.contains(&text) {
+                    self.chain.push(text);
+                }
+            }
+            self.code = self.code.or(cause.code);
+            self.hint = self.hint.or(cause.hint);
+        }
+        self
+    }
+
     /// Adds the server's word.
     #[must_use]
     pub fn code(mut self, code: impl Into<String>) -> Self {
@@ -79,5 +95,21 @@ impl Error {
     /// As JSON for programs.
     pub fn json(&self) -> serde_json::Value {
         serde_json::json!({ "error": { "code": self.code, "chain": self.chain, "hint": self.hint } })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_several_says_each_once() {
+        let one = |what: &str| Error::new(what).code("x").hint("wait");
+        let all = Error::new("not done: 1, 2, 3").because_of([one("a"), one("b"), one("a")]);
+        assert_eq!(
+            all.text(),
+            "error: not done: 1, 2, 3\n  caused by: a\n  caused by: b\nhint: wait\n"
+        );
+        assert!(all.is("x"));
     }
 }

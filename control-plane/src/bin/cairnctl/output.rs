@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -44,14 +45,26 @@ impl Output {
     /// # Errors
     /// If stdout can't be written to.
     pub fn bytes(&self, bytes: &[u8]) -> Result<()> {
+        // `cairnctl … | head` is no failure.
+        self.read_on(bytes).map(|_| ())
+    }
+
+    /// Writes bytes as they are; whether anybody reads them, and what may follow.
+    ///
+    /// # Errors
+    /// If stdout can't be written to, but not if it is a closed pipe.
+    pub fn read_on(&self, bytes: &[u8]) -> Result<bool> {
         let mut stdout = std::io::stdout().lock();
         match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-            // `cairnctl … | head` is no failure.
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(Error::new("cannot write to stdout").because(error))
-            }
-            _ => Ok(()),
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(false),
+            Err(error) => return Err(Error::new("cannot write to stdout").because(error)),
         }
+        // A pipe that took the bytes, or none, may be closed since.
+        let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+        let polled = poll(&mut fds, Some(&Timespec::default()));
+        let closed = fds.iter().any(|fd| fd.revents().contains(PollFlags::ERR));
+        Ok(polled.is_err() || !closed)
     }
 
     /// Says something that is no result.
@@ -139,6 +152,20 @@ pub fn cell(value: &Value) -> String {
     clean(&text)
 }
 
+/// A selector or an alarm's condition in a cell: `group fra`, `above 80, clear 70`, `all`.
+pub fn brief(value: &Value) -> String {
+    let Some((name, inner)) = value.as_object().and_then(|one| one.iter().next()) else {
+        return cell(value);
+    };
+    let number = |name: &str| inner.get(name).and_then(Value::as_f64);
+    let name = clean(name);
+    match (number("limit"), number("clear")) {
+        (Some(limit), Some(clear)) => format!("{name} {limit}, clear {clear}"),
+        (Some(limit), None) => format!("{name} {limit}"),
+        (None, _) => format!("{name} {}", cell(inner)),
+    }
+}
+
 /// Text that a device or another person chose, made safe for a terminal.
 pub fn clean(text: &str) -> String {
     text.chars()
@@ -173,6 +200,23 @@ pub fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn selectors_and_conditions_are_brief() {
+        for (json, text) in [
+            (r#""all""#, "all"),
+            (r#"{"group":"fra"}"#, "group fra"),
+            (r#"{"tags":["a","b"]}"#, "tags a,b"),
+            (
+                r#"{"above":{"clear":70.0,"limit":80.0}}"#,
+                "above 80, clear 70",
+            ),
+            (r#"{"below":{"limit":0.5}}"#, "below 0.5"),
+            (r#"{"is-not":"ok"}"#, "is-not ok"),
+        ] {
+            assert_eq!(brief(&serde_json::from_str(json).unwrap()), text);
+        }
+    }
 
     #[test]
     fn a_table_is_aligned_and_cannot_steer_the_terminal() {

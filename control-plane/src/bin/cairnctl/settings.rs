@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::client;
 use crate::error::{Error, Result};
 
 /// CAs that this system trusts, where distributions put them.
@@ -50,21 +51,28 @@ pub fn path() -> Result<PathBuf> {
         })
 }
 
+/// Reads the file; nothing if there is none.
+///
+/// # Errors
+/// If it can't be read.
+pub fn kept() -> Result<Option<Settings>> {
+    let path = path()?;
+    let cannot = || Error::new(format!("cannot read {}", path.display()));
+    match std::fs::read_to_string(&path) {
+        Ok(text) => toml::from_str(&text)
+            .map(Some)
+            .map_err(|error| cannot().because(error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(cannot().because(error)),
+    }
+}
+
 /// Reads the settings; `CAIRN_SERVER`, `CAIRN_CA` (a file) and `CAIRN_TOKEN` go above the file.
 ///
 /// # Errors
 /// If the file can't be read, or nothing says which server or as whom.
 pub fn load() -> Result<Settings> {
-    let path = path()?;
-    let mut settings = match std::fs::read_to_string(&path) {
-        Ok(text) => toml::from_str(&text).map_err(|error| {
-            Error::new(format!("cannot read {}", path.display())).because(error)
-        })?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Settings::default(),
-        Err(error) => {
-            return Err(Error::new(format!("cannot read {}", path.display())).because(error));
-        }
-    };
+    let mut settings = kept()?.unwrap_or_default();
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     if let Some(server) = variable("CAIRN_SERVER") {
         // A token is for the server that gave it.
@@ -144,11 +152,12 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Reads a file of CAs.
 ///
 /// # Errors
-/// If it can't be read.
+/// If it can't be read, or holds something else.
 pub fn read_ca(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|error| {
-        Error::new(format!("cannot read the CA {}", path.display())).because(error)
-    })
+    let cannot = || Error::new(format!("cannot read the CA {}", path.display()));
+    let pem = std::fs::read_to_string(path).map_err(|error| cannot().because(error))?;
+    client::roots(&pem, true).map_err(|error| cannot().because_of([error]))?;
+    Ok(pem)
 }
 
 /// The system's CAs.

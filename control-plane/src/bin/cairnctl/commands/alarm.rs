@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{cell, document, field, moment};
+use super::{cell, field, moment, put_document};
 use crate::client::{Client, part};
-use crate::error::Result;
-use crate::output::{Output, fields, table};
+use crate::error::{Error, Result};
+use crate::output::{Output, brief, fields, table};
 
 /// What to do with alarms.
 #[derive(Debug, clap::Subcommand)]
@@ -34,7 +33,7 @@ pub enum Command {
         #[arg(long, value_name = "NAME")]
         supplier: Option<String>,
         /// The last so many
-        #[arg(long, default_value_t = 100, value_name = "N")]
+        #[arg(long, default_value_t = 100, value_name = "N", value_parser = super::count())]
         last: usize,
     },
     /// Show an alarm, what happened to it, and who was told
@@ -195,10 +194,16 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             output.result(&alarm, || show(&alarm))
         }
         Command::Ack { ids } => {
-            let mut done = Vec::new();
+            let (mut done, mut failed, mut errors) = (Vec::new(), Vec::new(), Vec::new());
             for id in ids {
                 let path = format!("/v1/alarms/{id}/acknowledge");
-                done.push(client.post(&path, &json!({})).await?);
+                match client.post(&path, &json!({})).await {
+                    Ok(alarm) => done.push(alarm),
+                    Err(error) => {
+                        failed.push(id.to_string());
+                        errors.push(error);
+                    }
+                }
             }
             output.result(&Value::from(done.clone()), || {
                 done.iter()
@@ -206,7 +211,12 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
                         format!("alarm {} is {}\n", cell(alarm, "id"), cell(alarm, "status"))
                     })
                     .collect()
-            })
+            })?;
+            if failed.is_empty() {
+                return Ok(());
+            }
+            let what = format!("not acknowledged: {}", failed.join(", "));
+            Err(Error::new(what).because_of(errors))
         }
         Command::Template(command) => {
             kept(&client, "alarm-templates", "template", command, output).await
@@ -244,8 +254,7 @@ async fn kept(
             output.result(&found, || format!("{found:#}"))
         }
         Kept::Set { name, file } => {
-            let body = document(&file, "docs/alarms.md")?;
-            let set = client.with(Method::PUT, &path(&name), &body).await?;
+            let set = put_document(client, &path(&name), &file, "docs/alarms.md").await?;
             output.result(&set, || format!("{one} {name} is set"))
         }
         Kept::Remove { name } => {
@@ -369,7 +378,7 @@ fn templates(items: &[Value]) -> String {
                 cell(template, "enabled"),
                 cell(template, "severity"),
                 cell(template, "key"),
-                cell(template, "when"),
+                brief(field(template, "when")),
                 cell(template, "for"),
             ]
         })
@@ -411,7 +420,7 @@ fn silences(items: &[Value]) -> String {
             let silence = field(one, "silence");
             vec![
                 cell(one, "id"),
-                cell(silence, "select"),
+                brief(field(silence, "select")),
                 cell(silence, "templates"),
                 moment(silence, "from"),
                 moment(silence, "until"),

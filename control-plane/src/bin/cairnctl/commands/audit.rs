@@ -11,7 +11,7 @@ use crate::output::{Output, clean, table};
 #[derive(Debug, clap::Args)]
 pub struct Audit {
     /// The last so many lines
-    #[arg(long, default_value_t = 50, value_name = "N")]
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = super::count())]
     last: usize,
     /// Only of this subject, as device/edge-7
     #[arg(long)]
@@ -31,7 +31,7 @@ impl Audit {
         let mut query = Vec::new();
         query.extend(self.subject.map(|subject| ("subject", subject)));
         query.extend(self.who.map(|who| ("who", who)));
-        let items = client.list("/v1/audit", &query, self.last.max(1)).await?;
+        let items = client.list("/v1/audit", &query, self.last).await?;
         output.result(&Value::from(items.clone()), || {
             let rows: Vec<_> = items
                 .iter()

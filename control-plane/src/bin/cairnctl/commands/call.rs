@@ -36,7 +36,7 @@ pub struct Logs {
     #[arg(long, short)]
     unit: Option<String>,
     /// The last so many lines
-    #[arg(short = 'n', long, default_value_t = 100, value_name = "N")]
+    #[arg(short = 'n', long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     lines: u32,
     /// How long to wait for the answer
     #[arg(long, default_value = "30s", value_parser = seconds, value_name = "DURATION")]
@@ -77,6 +77,10 @@ impl Rpc {
             self.timeout,
         )
         .await?;
+        let refused = refused(&self.id, &answer);
+        if refused.is_err() && !output.is_json() {
+            return refused;
+        }
         output.result(&answer, || {
             match serde_json::from_value::<Reply>(answer.clone()) {
                 Ok(reply) if reply.ok && reply.result.is_null() => "done".into(),
@@ -84,7 +88,7 @@ impl Rpc {
                 _ => format!("{answer:#}"),
             }
         })?;
-        refused(&self.id, &answer)
+        refused
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{cell, document, field, moment};
+use super::{cell, field, moment, put_document};
 use crate::client::{Client, encode, part};
 use crate::error::{Error, Result};
 use crate::output::{self, Output, fields, table};
@@ -25,7 +25,7 @@ pub enum Command {
         #[arg(long)]
         online: bool,
         /// At most so many
-        #[arg(long, default_value_t = 1000, value_name = "N")]
+        #[arg(long, default_value_t = 1000, value_name = "N", value_parser = super::count())]
         limit: usize,
     },
     /// Show a device
@@ -75,7 +75,7 @@ pub enum Command {
     Attributes {
         /// The device's id
         id: String,
-        /// Shared attributes to set, as KEY=JSON; KEY= deletes one (repeatable)
+        /// Shared attributes to set, as KEY=JSON; what is no JSON is a text; KEY= deletes one (repeatable)
         #[arg(long = "set", value_name = "KEY=JSON", value_parser = pair)]
         set: Vec<(String, Value)>,
     },
@@ -86,7 +86,7 @@ pub enum Command {
         /// The key
         key: Option<String>,
         /// The last so many values of the key, or steps of time
-        #[arg(long, default_value_t = 100, value_name = "N")]
+        #[arg(long, default_value_t = 100, value_name = "N", requires = "key", value_parser = super::count())]
         last: usize,
         /// What the key's numbers come to in each such time, as 5m or 1h, and not the values themselves
         #[arg(long, value_name = "DURATION", requires = "key", value_parser = super::seconds)]
@@ -97,7 +97,7 @@ pub enum Command {
         /// The device's id
         id: String,
         /// The last so many events
-        #[arg(long, default_value_t = 200, value_name = "N")]
+        #[arg(long, default_value_t = 200, value_name = "N", value_parser = super::count())]
         last: usize,
     },
     /// List what a device has uploaded as evidence, or fetch one file
@@ -124,10 +124,14 @@ pub enum Command {
 
 fn pair(text: &str) -> std::result::Result<(String, Value), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=JSON")?;
-    let value = match value {
-        "" => Value::Null,
+    let value = match (value, serde_json::from_str(value)) {
+        ("", _) => Value::Null,
+        (_, Ok(value)) => value,
+        (_, Err(error)) if value.starts_with(['{', '[', '"']) => {
+            return Err(format!("expected JSON for {key}: {error}"));
+        }
         // What is no JSON is meant as a string.
-        value => serde_json::from_str(value).unwrap_or_else(|_| value.into()),
+        (value, Err(_)) => value.into(),
     };
     Ok((key.to_owned(), value))
 }
@@ -184,10 +188,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             let path = device(&id, "/disks");
             let found = match set {
                 None => client.get(&path).await?,
-                Some(file) => {
-                    let body = document(&file, "docs/disks.md")?;
-                    client.with(Method::PUT, &path, &body).await?
-                }
+                Some(file) => put_document(&client, &path, &file, "docs/disks.md").await?,
             };
             output.result(&found, || disks(&found))
         }
@@ -429,4 +430,44 @@ fn section(name: &str, object: &Value) -> String {
         ));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use clap::Parser as _;
+
+    #[test]
+    fn the_last_values_are_some_of_a_key() {
+        let of = |arguments: &[&str]| {
+            let line = ["cairnctl", "device", "telemetry", "edge"];
+            Cli::try_parse_from(line.iter().chain(arguments))
+        };
+        of(&[]).unwrap();
+        of(&["load"]).unwrap();
+        of(&["load", "--last", "3"]).unwrap();
+        assert!(
+            of(&["--last", "3"])
+                .unwrap_err()
+                .to_string()
+                .contains("KEY")
+        );
+        let error = of(&["load", "--last", "0"]).unwrap_err();
+        assert!(error.to_string().contains("0 is not in 1.."), "{error}");
+    }
+
+    #[test]
+    fn an_attribute_is_json_or_a_plain_text() {
+        let of = |text| pair(text).map(|(_, value)| value);
+        assert_eq!(of("k={\"x\":1}"), Ok(json!({ "x": 1 })));
+        assert_eq!(of("k=5"), Ok(json!(5)));
+        assert_eq!(of("k=a=b c"), Ok(json!("a=b c")));
+        assert_eq!(of("k="), Ok(Value::Null));
+        for broken in ["key={\"x\":1,}", "key=[1", "key=\"a"] {
+            let error = pair(broken).unwrap_err();
+            assert!(error.starts_with("expected JSON for key: "), "{error}");
+        }
+        assert!(pair("k").is_err());
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{cell, field};
 use crate::client::Client;
@@ -68,13 +68,14 @@ impl Login {
     }
 }
 
-/// Ends the session, and forgets it.
+/// Ends the session that `login` kept, whatever the environment says, and forgets it.
 ///
 /// # Errors
 /// If the file can't be removed.
 pub async fn logout(output: &Output) -> Result<()> {
-    let ended = match Client::open() {
-        Ok(client) => client.post("/v1/logout", &json!({})).await.is_ok(),
+    let ended = match settings::kept() {
+        Ok(None) => return output.result(&json!({ "ended": false }), || "not logged in".into()),
+        Ok(Some(kept)) => end(kept).await.is_ok(),
         Err(_) => false,
     };
     settings::forget()?;
@@ -85,6 +86,11 @@ pub async fn logout(output: &Output) -> Result<()> {
             "forgotten here; the server didn't end the session".into()
         }
     })
+}
+
+async fn end(kept: Settings) -> Result<Value> {
+    let client = Client::new(&kept.server, kept.ca.as_deref(), Some(kept.token))?;
+    client.post("/v1/logout", &json!({})).await
 }
 
 /// Runs `whoami`.

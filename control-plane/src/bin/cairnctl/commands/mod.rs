@@ -20,9 +20,12 @@ pub mod workload;
 use std::path::Path;
 
 use clap::CommandFactory as _;
+use clap::builder::RangedU64ValueParser;
+use reqwest::Method;
 use serde_json::Value;
 
 use crate::cli::{Cli, Command};
+use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::output::Output;
 
@@ -66,6 +69,11 @@ fn seconds(text: &str) -> std::result::Result<i64, String> {
     i64::try_from(duration.as_secs()).map_err(|error| error.to_string())
 }
 
+/// How many on the command line: at least one.
+fn count() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
+}
+
 /// JSON that a person wrote: a file, or stdin (`-`). `described` says where it is described.
 fn document(file: &Path, described: &str) -> Result<Value> {
     use std::io::Read as _;
@@ -86,6 +94,15 @@ fn document(file: &Path, described: &str) -> Result<Value> {
         cannot()
             .because(error)
             .hint(format!("expected JSON, as in {described}"))
+    })
+}
+
+/// Puts what a person wrote; an error names its file.
+async fn put_document(client: &Client, path: &str, file: &Path, described: &str) -> Result<Value> {
+    let body = document(file, described)?;
+    let put = client.with(Method::PUT, path, &body).await;
+    put.map_err(|error| {
+        Error::new(format!("cannot set what {} says", file.display())).because_of([error])
     })
 }
 

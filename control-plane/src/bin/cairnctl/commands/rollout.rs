@@ -47,7 +47,7 @@ pub enum Command {
         #[arg(long)]
         status: Option<String>,
         /// The last so many
-        #[arg(long, default_value_t = 100, value_name = "N")]
+        #[arg(long, default_value_t = 100, value_name = "N", value_parser = super::count())]
         last: usize,
     },
     /// Show a rollout and its devices
@@ -58,7 +58,7 @@ pub enum Command {
         #[arg(long)]
         state: Option<String>,
         /// Devices at most
-        #[arg(long, default_value_t = 1000, value_name = "N")]
+        #[arg(long, default_value_t = 1000, value_name = "N", value_parser = super::count())]
         devices: usize,
     },
     /// Watch a rollout until it ends or halts; fails unless it finished with a good device
@@ -365,7 +365,7 @@ fn show(rollout: &Value) -> String {
                 cell(release, "channel")
             ),
         ),
-        ("select", cell(rollout, "select")),
+        ("select", output::brief(field(rollout, "select"))),
         ("state", progress(rollout)),
         (
             "created",

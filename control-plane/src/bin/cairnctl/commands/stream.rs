@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::{cell, field, moment};
 use crate::client::{Client, part};
-use crate::error::Result;
-use crate::output::{Output, table};
+use crate::error::{Error, Result};
+use crate::output::{Output, brief, table};
 
 /// What to do with the stream.
 #[derive(Debug, clap::Subcommand)]
@@ -15,7 +15,8 @@ pub enum Command {
     Groups,
     /// Make a group, or give it another filter
     Set {
-        /// The group
+        /// The group of readers
+        #[arg(value_name = "NAME")]
         group: String,
         /// Only events of this kind: telemetry, attributes, connection or alarm (repeatable)
         #[arg(long = "kind", value_name = "KIND")]
@@ -29,7 +30,7 @@ pub enum Command {
         /// Only of devices with this tag (repeatable: with all of them)
         #[arg(long = "tag", value_name = "TAG")]
         tags: Vec<String>,
-        /// Begin with the oldest event that is kept, and not with the next one
+        /// Begin with the oldest event that is kept, and not with the next one; counts only when the group is made
         #[arg(long)]
         oldest: bool,
     },
@@ -41,12 +42,12 @@ pub enum Command {
         #[arg(long, default_value = "default", value_name = "NAME")]
         member: String,
         /// At most so many events
-        #[arg(long, default_value_t = 100, value_name = "1-1000")]
-        limit: usize,
+        #[arg(long, default_value_t = 100, value_name = "1-1000", value_parser = clap::value_parser!(u64).range(1..=1000))]
+        limit: u64,
         /// Seconds to wait for an event
-        #[arg(long, default_value_t = 20, value_name = "0-30")]
+        #[arg(long, default_value_t = 20, value_name = "0-30", value_parser = clap::value_parser!(u64).range(..=30))]
         wait: u64,
-        /// Acknowledge each batch once it is written to stdout, and read on
+        /// Acknowledge each batch once it is written to stdout, and read on until nobody reads that
         #[arg(long)]
         follow: bool,
     },
@@ -106,7 +107,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             follow,
         } => loop {
             let body = json!({ "member": member, "limit": limit, "wait": wait });
-            let batch = client.post(&path(&group, "/read"), &body).await?;
+            let batch = named(client.post(&path(&group, "/read"), &body).await, &group)?;
             tell(&batch, output);
             let next = field(&batch, "next");
             if !follow {
@@ -120,10 +121,13 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
                     false => output.bytes(&lines(&batch)),
                 };
             }
-            output.bytes(&lines(&batch))?;
+            // What nobody reads isn't done.
+            if !output.read_on(&lines(&batch))? {
+                return Ok(());
+            }
             if next.is_i64() {
                 let body = json!({ "member": member, "next": next });
-                client.post(&path(&group, "/ack"), &body).await?;
+                named(client.post(&path(&group, "/ack"), &body).await, &group)?;
             }
         },
         Command::Ack {
@@ -132,16 +136,26 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             member,
         } => {
             let body = json!({ "member": member, "next": next });
-            client.post(&path(&group, "/ack"), &body).await?;
+            named(client.post(&path(&group, "/ack"), &body).await, &group)?;
             output.result(&json!({ "acknowledged": next }), || {
                 format!("acknowledged all before {next}")
             })
         }
         Command::Remove { group } => {
-            client.delete(&path(&group, "")).await?;
+            named(client.delete(&path(&group, "")).await, &group)?;
             output.result(&json!({ "removed": group }), || format!("removed {group}"))
         }
     }
+}
+
+/// The server doesn't say which group it doesn't have.
+fn named(answer: Result<Value>, group: &str) -> Result<Value> {
+    answer.map_err(|error| match error.is("not-found") {
+        true => Error::new(format!("there is no stream group {group:?}"))
+            .code("not-found")
+            .hint("`cairnctl stream groups` lists them"),
+        false => error,
+    })
 }
 
 /// Lost events are said beside those that came.
@@ -168,10 +182,12 @@ fn groups(items: &[Value]) -> String {
     let rows: Vec<_> = items
         .iter()
         .map(|group| {
-            let mut row: Vec<_> = ["name", "kinds", "select", "acknowledged", "behind", "lost"]
-                .iter()
-                .map(|name| cell(group, name))
-                .collect();
+            let mut row = vec![
+                cell(group, "name"),
+                cell(group, "kinds"),
+                brief(field(group, "select")),
+            ];
+            row.extend(["acknowledged", "behind", "lost"].map(|name| cell(group, name)));
             row.extend([cell(group, "members"), moment(group, "created")]);
             row
         })

@@ -6,7 +6,7 @@ use cairn_wire::enrol::EnrolFile;
 use serde_json::{Value, json};
 
 use super::{cell, field, moment, seconds};
-use crate::client::{Client, part};
+use crate::client::{Client, address, part};
 use crate::error::{Error, Result};
 use crate::output::{Output, table};
 use crate::settings;
@@ -38,7 +38,7 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
         /// The server's address for that file; else as the server says itself
-        #[arg(long, value_name = "URL", requires = "out")]
+        #[arg(long, value_name = "https://HOST:PORT", requires = "out", value_parser = address)]
         server: Option<String>,
     },
     /// List the tokens

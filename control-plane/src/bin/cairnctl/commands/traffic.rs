@@ -5,8 +5,13 @@ use serde_json::{Value, json};
 
 use super::{cell, field, moment};
 use crate::client::{Client, encode, part};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::output::{Output, bytes, fields, table};
+
+/// What traffic is summed up for.
+const DIMENSIONS: [&str; 8] = [
+    "all", "device", "meter", "customer", "business", "supplier", "group", "tag",
+];
 
 /// What to do with traffic.
 #[derive(Debug, clap::Subcommand)]
@@ -22,7 +27,7 @@ pub enum Command {
         #[arg(long, value_name = "SECONDS")]
         to: Option<i64>,
         /// The last so many slots of five minutes
-        #[arg(long, value_name = "N", conflicts_with = "from")]
+        #[arg(long, value_name = "N", conflicts_with = "from", value_parser = clap::value_parser!(i64).range(1..))]
         last: Option<i64>,
         /// Write CSV
         #[arg(long)]
@@ -38,27 +43,28 @@ pub enum Command {
         #[arg(long, default_value = "UTC", value_name = "ZONE")]
         time_zone: String,
         /// Which bytes count: rx, tx, larger (of both, slot by slot) or sum
-        #[arg(long, default_value = "larger")]
+        #[arg(long, default_value = "larger", value_parser = ["rx", "tx", "larger", "sum"])]
         direction: String,
-        /// The percentile
-        #[arg(long, default_value_t = 95, value_name = "1-100")]
+        /// The percentile: 95 leaves out the highest 5 %
+        #[arg(long, default_value_t = 95, value_name = "1-100", value_parser = clap::value_parser!(u8).range(1..=100))]
         percent: u8,
         /// How many samples are left out if their share isn't a whole number: rounded down or up
-        #[arg(long, default_value = "down", value_name = "down|up")]
+        #[arg(long, default_value = "down", value_parser = ["down", "up"])]
         rounding: String,
         /// What a slot counts for which nothing came: zero, or it is left-out
-        #[arg(long, default_value = "zero", value_name = "zero|left-out")]
+        #[arg(long, default_value = "zero", value_parser = ["zero", "left-out"])]
         gaps: String,
         /// Which of the days' peaks counts, from the highest
-        #[arg(long, default_value_t = 4, value_name = "1-31")]
-        rank: usize,
+        #[arg(long, default_value_t = 4, value_name = "1-31", value_parser = clap::value_parser!(u8).range(1..=31))]
+        rank: u8,
         /// Write the days as CSV
         #[arg(long)]
         csv: bool,
     },
     /// Whose traffic was counted
     Subjects {
-        /// all, device, meter, customer, business, supplier, group or tag
+        /// What it was counted for
+        #[arg(value_parser = DIMENSIONS)]
         dimension: String,
     },
     /// What came of a device's records: gaps, and what can't be right
@@ -71,12 +77,13 @@ pub enum Command {
 /// Whose traffic.
 #[derive(Debug, clap::Args)]
 pub struct Subject {
-    /// all, device, meter, customer, business, supplier, group or tag
+    /// Of what it is
+    #[arg(value_parser = DIMENSIONS)]
     dimension: String,
     /// Its name: a device's id, device/meter, a customer, customer/business, …; of all: ""
     name: String,
-    /// What was counted: interface or container; else container for customers and businesses, interface for all others
-    #[arg(long)]
+    /// What was counted; else container for customers and businesses, interface for all others
+    #[arg(long, value_parser = ["interface", "container"])]
     kind: Option<String>,
 }
 
@@ -100,6 +107,14 @@ impl Subject {
 /// # Errors
 /// If the server can't be reached or says no.
 pub async fn run(command: Command, output: &Output) -> Result<()> {
+    let csv = matches!(
+        command,
+        Command::Series { csv: true, .. } | Command::Bill { csv: true, .. }
+    );
+    // `--json` may stand before the command, where clap sees no conflict.
+    if csv && output.is_json() {
+        return Err(Error::new("expected --csv or --json, got both"));
+    }
     let client = Client::open()?;
     match command {
         Command::Series {
@@ -330,4 +345,30 @@ fn records(sent: &Value) -> String {
             &faults
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::Cli;
+    use clap::Parser as _;
+
+    #[test]
+    fn what_the_server_would_not_know_is_refused_here() {
+        let bill = ["cairnctl", "traffic", "bill", "customer", "acme", "2026-11"];
+        assert!(Cli::try_parse_from(bill).is_ok());
+        for (option, value) in [
+            ("--gaps", "none"),
+            ("--direction", "both"),
+            ("--rounding", "off"),
+            ("--percent", "0"),
+            ("--rank", "32"),
+            ("--kind", "disk"),
+        ] {
+            let error = Cli::try_parse_from(bill.into_iter().chain([option, value]));
+            assert!(error.unwrap_err().to_string().contains(option), "{option}");
+        }
+        let error =
+            Cli::try_parse_from(["cairnctl", "traffic", "subjects", "customers"]).unwrap_err();
+        assert!(error.to_string().contains("customer, business"), "{error}");
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{call, cell, document, field, moment};
+use super::{call, cell, field, moment, put_document};
 use crate::client::{Client, part};
 use crate::error::Result;
 use crate::output::{Output, fields, table};
@@ -56,7 +56,7 @@ pub enum Command {
         #[command(flatten)]
         on: On,
         /// The last so many
-        #[arg(long, default_value_t = 100, value_name = "N")]
+        #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         lines: u64,
     },
 }
@@ -112,8 +112,7 @@ pub async fn run(command: Command, output: &Output) -> Result<()> {
             output.result(&found, || show(&found))
         }
         Command::Set { name, file } => {
-            let body = document(&file, "docs/workloads.md")?;
-            let set = client.with(Method::PUT, &path(&name), &body).await?;
+            let set = put_document(&client, &path(&name), &file, "docs/workloads.md").await?;
             output.result(&set, || format!("workload {name} is declared"))
         }
         Command::Remove { name } => {
