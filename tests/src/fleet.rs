@@ -10,7 +10,7 @@ use walkdir::WalkDir;
 
 use crate::own_packages::{self, Recipe};
 use crate::tools::{self, FileLock};
-use crate::workshop::copy_tree;
+use crate::workshop::{append, copy_tree};
 use crate::{Disk, Workshop, programs};
 
 /// The release that a node is flashed with.
@@ -253,8 +253,7 @@ impl Fleet {
         let profile = self.profile();
         copy_tree(&self.workshop.profile(), &profile)?;
         copy_tree(&node_profile(), &profile)?;
-        let conf = self.workshop.repo.pacman_conf(&[]) + &section;
-        Ok(fs::write(profile.join("pacman.conf"), conf)?)
+        append(&profile.join("pacman.conf"), &section)
     }
 
     /// Builds one of the releases that this module knows.

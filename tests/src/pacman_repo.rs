@@ -126,14 +126,21 @@ impl PacmanRepo {
 
     /// A pacman.conf that names `extra` repositories first, then this one.
     pub fn pacman_conf(&self, extra: &[&ExtraRepo]) -> String {
-        let section =
-            |name: &str, url: &str| format!("\n[{name}]\nSigLevel = Never\nServer = {url}\n");
         let first = "[options]\nArchitecture = x86_64\nSigLevel = Never\n".to_owned();
         let extra = extra
             .iter()
             .map(|repo| section(repo.name(), &repo.server_url()));
-        first + &extra.collect::<String>() + &section(NAME, &self.server_url())
+        first + &extra.collect::<String>() + &self.section()
     }
+
+    /// What names it in a pacman.conf that is there.
+    pub fn section(&self) -> String {
+        section(NAME, &self.server_url())
+    }
+}
+
+fn section(name: &str, url: &str) -> String {
+    format!("\n[{name}]\nSigLevel = Never\nServer = {url}\n")
 }
 
 /// What the repository is to hold.

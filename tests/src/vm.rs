@@ -171,9 +171,10 @@ impl VmBuilder {
             "tcg,thread=multi,tb-size=1024",
             "-machine",
             "q35",
-            // The least that Arch runs on: emulating newer ones takes a fifth more. With cx16 QEMU 7.2 crashes now and then.
+            // The least that Arch runs on: emulating newer ones takes a fifth more. With cx16 QEMU 7.2 crashes now and then;
+            // for svm the guest would load KVM.
             "-cpu",
-            "qemu64,-cx16",
+            "qemu64,-cx16,-svm",
             "-nographic",
             "-nodefaults",
             "-serial",

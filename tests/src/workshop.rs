@@ -323,11 +323,7 @@ impl Workshop {
             packages = packages.replace(old, new);
         }
         fs::write(&list, packages)?;
-        fs::write(
-            self.profile().join("pacman.conf"),
-            self.repo.pacman_conf(&[]),
-        )?;
-        Ok(())
+        append(&self.profile().join("pacman.conf"), &self.repo.section())
     }
 
     /// Makes the loader.
@@ -390,6 +386,14 @@ pub fn copy_tree(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes this behind what a text file holds.
+///
+/// # Errors
+/// If it can't be read or written.
+pub fn append(file: &Path, text: &str) -> Result<()> {
+    Ok(fs::write(file, fs::read_to_string(file)? + text)?)
 }
 
 /// Names the workshop by what goes into it.
