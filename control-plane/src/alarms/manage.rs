@@ -1,6 +1,6 @@
 //! Changing templates, channels and silences, and acknowledging: each in a transaction with its line in the audit log.
 
-use cairn_alarm::{Condition, Event, Severity, Silence, Template};
+use cairn_alarm::{Condition, Event, Selector, Severity, Silence, Template};
 use rusqlite::{OptionalExtension, Transaction, params};
 use serde_json::{Value, json};
 
@@ -11,11 +11,18 @@ use super::judge;
 use super::rules;
 use super::{life, now_ms, readable, to_json};
 use crate::people::audit;
+use crate::registry;
 use crate::store::StoreError;
 use crate::web::ApiError;
 
 /// Most templates, channels and silences, each.
 const MANY: i64 = 500;
+
+/// There is no template, or whatever it is, of this name.
+pub(super) fn missing(what: &str, name: &str) -> ApiError {
+    let shown: String = name.chars().take(80).collect();
+    ApiError::not_found(format!("alarm {what} {shown:?}"))
+}
 
 /// Writes the built-in templates, once; who has deleted one doesn't get it back.
 ///
@@ -220,6 +227,19 @@ pub(super) fn add_silence(
         .select
         .check()
         .map_err(|error| ApiError::bad("bad-silence", format!("select: {error}")))?;
+    // A slip of the pen would silence nothing.
+    if let Selector::Devices(devices) = &silence.select {
+        for device in devices {
+            if !registry::exists(tx, device)? {
+                return Err(ApiError::no_device(device));
+            }
+        }
+    }
+    for template in &silence.templates {
+        if template_rule(tx, template)?.is_none() {
+            return Err(missing("template", template));
+        }
+    }
     room(tx, "SELECT count(*) FROM alarm_silence", "silences")?;
     tx.execute(
         "INSERT INTO alarm_silence (rule, until, note, created, created_by) VALUES (?1, ?2, ?3, ?4, ?5)",

@@ -217,14 +217,9 @@ async fn template(
         .read::<_, ApiError, _>(move |connection| {
             manage::template_rule(connection, &name)?
                 .map(Json)
-                .ok_or_else(|| missing("template", &name))
+                .ok_or_else(|| manage::missing("template", &name))
         })
         .await
-}
-
-fn missing(what: &str, name: &str) -> ApiError {
-    let shown: String = name.chars().take(80).collect();
-    ApiError::not_found(format!("alarm {what} {shown:?}"))
 }
 
 /// The body with the path's name in it.
@@ -273,7 +268,7 @@ async fn remove_template(
         .write::<_, ApiError, _>(move |tx| {
             match manage::remove_template(tx, &caller.who(), &name)? {
                 true => Ok(StatusCode::NO_CONTENT),
-                false => Err(missing("template", &name)),
+                false => Err(manage::missing("template", &name)),
             }
         })
         .await
@@ -301,8 +296,8 @@ async fn channels(
 async fn one_channel(app: &App, name: String) -> Result<channel::Channel, ApiError> {
     app.store
         .read::<_, ApiError, _>(move |connection| {
-            let settings =
-                manage::settings(connection, &name)?.ok_or_else(|| missing("channel", &name))?;
+            let settings = manage::settings(connection, &name)?
+                .ok_or_else(|| manage::missing("channel", &name))?;
             serde_json::from_value(settings)
                 .map_err(|_| ApiError::internal("a channel's settings can't be read"))
         })
@@ -350,7 +345,7 @@ async fn remove_channel(
         .write::<_, ApiError, _>(move |tx| {
             match manage::remove_channel(tx, &caller.who(), &name)? {
                 true => Ok(StatusCode::NO_CONTENT),
-                false => Err(missing("channel", &name)),
+                false => Err(manage::missing("channel", &name)),
             }
         })
         .await

@@ -91,6 +91,13 @@ async fn an_operator_sees_acknowledges_and_silences() {
     for wanted in ["acknowledged", "by root", "above 90", "ops"] {
         assert!(shown.contains(wanted), "{wanted}: {shown}");
     }
+    for (wrong, name) in [("--device", "nobody"), ("--template", "nothing")] {
+        let select = ["--device", &node.id, wrong, name];
+        let silence = ["alarm", "silence", "add", "--for", "2h"];
+        let refused = ctl.done(&[&silence[..], &select].concat(), "");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && said.contains(name), "{said}");
+    }
     let silence = [
         "--json", "alarm", "silence", "add", "--device", &node.id, "--for", "2h", "--note", "work",
     ];
