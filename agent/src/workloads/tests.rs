@@ -18,9 +18,13 @@ async fn it_runs_within_its_limits_and_out_of_memory_is_told() {
     let mut web = site.workload("web", SLEEP);
     web["limits"] = json!({ "memory": 20 << 20, "cpus": 0.5, "pids": 7 });
     web["volumes"] = json!([{ "volume": "cache", "target": "/cache" }]);
-    // Docker notes it at the end, if the word came before: so the first process outlives the greedy one.
-    let mut greedy = site.workload("greedy", "busybox tail /dev/zero; busybox sleep 2; exit 9");
+    // Docker hears of it only once the container counts as started, and notes it only at the end.
+    let mut greedy = site.workload(
+        "greedy",
+        "until [ -e /gate/in ]; do busybox sleep 0.1; done; busybox tail /dev/zero; until [ -e /gate/out ]; do busybox sleep 0.1; done; exit 9",
+    );
     greedy["limits"] = json!({ "memory": 8 << 20 });
+    greedy["volumes"] = json!([{ "volume": "gate", "target": "/gate" }]);
     greedy["restart"] = json!("never");
     site.declare(json!([web, greedy, { "name": "wrong" }]));
     site.until("web runs", |site| site.runs("cairn-web")).await;
@@ -41,6 +45,21 @@ async fn it_runs_within_its_limits_and_out_of_memory_is_told() {
     assert!(site.path("volumes/web/cache").is_dir());
     let labels = "{{index .Config.Labels \"cairn.workload\"}} {{index .Config.Labels \"cairn.customer\"}} {{index .Config.Labels \"cairn.business\"}}";
     assert_eq!(site.inspect("cairn-web", labels).unwrap(), "web acme vod");
+    site.until("greedy runs", |site| site.runs("cairn-greedy"))
+        .await;
+    std::fs::write(site.path("volumes/greedy/gate/in"), "").unwrap();
+    let events = ["events", "--since", "1h", "--until", "0s"];
+    let oom = [
+        "--filter",
+        "event=oom",
+        "--filter",
+        "container=cairn-greedy",
+    ];
+    site.until("Docker hears of it", |site| {
+        !site.docker(&[events.as_slice(), &oom].concat()).is_empty()
+    })
+    .await;
+    std::fs::write(site.path("volumes/greedy/gate/out"), "").unwrap();
     site.until("greedy ended", |site| {
         site.inspect("cairn-greedy", "{{.State.OOMKilled}}")
             .as_deref()
