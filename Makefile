@@ -25,12 +25,12 @@ demo: setup programs
 
 # Machines under emulation wait half of the time, so more tests run than there are processors.
 # The first tests wait even more, for clocks and networks: meanwhile what nodes run is built.
-# An error says where it comes from; a backtrace would bury it. There are no tests in docs (tests/tests/architecture.rs).
+# A test that fails hides no other. An error says where it comes from; a backtrace would bury it. There are no tests in docs (tests/tests/architecture.rs).
 TEST := test --workspace --lib --bins --tests --examples
 test: setup
 	$(CARGO) $(TEST) --no-run
 	$(MAKE) --no-print-directory agent hook & \
-	RUST_BACKTRACE=0 RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} INSTA_UPDATE=no $(CARGO) $(TEST); \
+	RUST_BACKTRACE=0 RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} INSTA_UPDATE=no $(CARGO) $(TEST) --no-fail-fast; \
 	tests=$$?; wait $$! && exit $$tests
 
 # CAIRN_SEED=<number> repeats the power cuts of another run.
