@@ -18,12 +18,6 @@ use crate::web::ApiError;
 /// Most templates, channels and silences, each.
 const MANY: i64 = 500;
 
-/// There is no template, or whatever it is, of this name.
-pub(super) fn missing(what: &str, name: &str) -> ApiError {
-    let shown: String = name.chars().take(80).collect();
-    ApiError::not_found(format!("alarm {what} {shown:?}"))
-}
-
 /// Writes the built-in templates, once; who has deleted one doesn't get it back.
 ///
 /// # Errors
@@ -237,7 +231,7 @@ pub(super) fn add_silence(
     }
     for template in &silence.templates {
         if template_rule(tx, template)?.is_none() {
-            return Err(missing("template", template));
+            return Err(ApiError::none_named("alarm template", template));
         }
     }
     room(tx, "SELECT count(*) FROM alarm_silence", "silences")?;

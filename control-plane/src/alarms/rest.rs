@@ -217,7 +217,7 @@ async fn template(
         .read::<_, ApiError, _>(move |connection| {
             manage::template_rule(connection, &name)?
                 .map(Json)
-                .ok_or_else(|| manage::missing("template", &name))
+                .ok_or_else(|| ApiError::none_named("alarm template", &name))
         })
         .await
 }
@@ -268,7 +268,7 @@ async fn remove_template(
         .write::<_, ApiError, _>(move |tx| {
             match manage::remove_template(tx, &caller.who(), &name)? {
                 true => Ok(StatusCode::NO_CONTENT),
-                false => Err(manage::missing("template", &name)),
+                false => Err(ApiError::none_named("alarm template", &name)),
             }
         })
         .await
@@ -297,7 +297,7 @@ async fn one_channel(app: &App, name: String) -> Result<channel::Channel, ApiErr
     app.store
         .read::<_, ApiError, _>(move |connection| {
             let settings = manage::settings(connection, &name)?
-                .ok_or_else(|| manage::missing("channel", &name))?;
+                .ok_or_else(|| ApiError::none_named("alarm channel", &name))?;
             serde_json::from_value(settings)
                 .map_err(|_| ApiError::internal("a channel's settings can't be read"))
         })
@@ -345,7 +345,7 @@ async fn remove_channel(
         .write::<_, ApiError, _>(move |tx| {
             match manage::remove_channel(tx, &caller.who(), &name)? {
                 true => Ok(StatusCode::NO_CONTENT),
-                false => Err(manage::missing("channel", &name)),
+                false => Err(ApiError::none_named("alarm channel", &name)),
             }
         })
         .await

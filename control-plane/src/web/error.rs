@@ -52,8 +52,13 @@ impl ApiError {
 
     /// 404: there is no such device.
     pub fn no_device(id: &str) -> Self {
-        let shown: String = id.chars().take(80).collect();
-        Self::not_found(format!("device {shown:?}"))
+        Self::none_named("device", id)
+    }
+
+    /// 404: there is no `kind` of this name, whatever a client takes for one.
+    pub fn none_named(kind: &str, name: &str) -> Self {
+        let shown: String = name.chars().take(80).collect();
+        Self::not_found(format!("{kind} {shown:?}"))
     }
 
     /// 409: it contradicts what is there.

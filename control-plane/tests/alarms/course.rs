@@ -1,7 +1,6 @@
 //! Alarms from the sample to the webhook, and what survives.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
 use reqwest::Method;
@@ -143,13 +142,12 @@ async fn what_was_not_taken_is_sent_again() {
     let node = scene.node("edge").await;
     scene.disk(&node, 95);
     let first = receiver.until(1).await.remove(0);
-    let waiting = loop {
-        let delivery = scene.deliveries(1).await.remove(0);
-        if delivery["attempts"] == 1 {
-            break delivery;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    let tried = "SELECT count(*) FROM alarm_delivery WHERE attempts = ?1";
+    until("the failure to be noted", || {
+        (scene.server.count(tried, "1") == 1).then_some(())
+    });
+    let waiting = scene.deliveries(1).await.remove(0);
+    assert_eq!(waiting["attempts"], 1);
     assert_eq!(waiting["state"], "queued");
     assert!(waiting["next"].is_i64(), "{waiting}");
     let reason = waiting["reason"].as_str().unwrap();
@@ -159,13 +157,11 @@ async fn what_was_not_taken_is_sent_again() {
     );
     let second = receiver.until(2).await.remove(1);
     assert_eq!(first.key(), second.key());
-    let done = loop {
-        let delivery = scene.deliveries(1).await.remove(0);
-        if delivery["state"] != "queued" {
-            break delivery;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    let queued = "SELECT count(*) FROM alarm_delivery WHERE state = ?1";
+    until("the success to be noted", || {
+        (scene.server.count(queued, "queued") == 0).then_some(())
+    });
+    let done = scene.deliveries(1).await.remove(0);
     assert_eq!(
         (&done["state"], &done["attempts"]),
         (&json!("sent"), &json!(2))
