@@ -48,17 +48,10 @@ async fn it_runs_within_its_limits_and_out_of_memory_is_told() {
     site.until("greedy runs", |site| site.runs("cairn-greedy"))
         .await;
     std::fs::write(site.path("volumes/greedy/gate/in"), "").unwrap();
-    let events = ["events", "--since", "1h", "--until", "0s"];
-    let oom = [
-        "--filter",
-        "event=oom",
-        "--filter",
-        "container=cairn-greedy",
-    ];
-    site.until("Docker hears of it", |site| {
-        !site.docker(&[events.as_slice(), &oom].concat()).is_empty()
-    })
-    .await;
+    let heard = "events --since 1h --until 0s --filter event=oom --filter container=cairn-greedy";
+    let heard: Vec<_> = heard.split(' ').collect();
+    site.until("Docker hears of it", |site| !site.docker(&heard).is_empty())
+        .await;
     std::fs::write(site.path("volumes/greedy/gate/out"), "").unwrap();
     site.until("greedy ended", |site| {
         site.inspect("cairn-greedy", "{{.State.OOMKilled}}")
