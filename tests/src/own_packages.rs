@@ -11,6 +11,7 @@ use cairn_system::Command;
 use walkdir::WalkDir;
 
 use crate::addition::meta;
+use crate::pacman_repo::section;
 use crate::test_package::repo_add;
 use crate::tools;
 use crate::workshop::EPOCH;
@@ -144,8 +145,5 @@ pub fn repository(dir: &Path, recipes: &[Recipe]) -> Result<String> {
         files.push(meta(name, &[other]).build(dir)?);
     }
     repo_add(dir, NAME, &files)?;
-    Ok(format!(
-        "\n[{NAME}]\nSigLevel = Never\nServer = file://{}\n",
-        dir.display()
-    ))
+    Ok(section(NAME, &format!("file://{}", dir.display())))
 }

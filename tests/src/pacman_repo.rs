@@ -139,7 +139,8 @@ impl PacmanRepo {
     }
 }
 
-fn section(name: &str, url: &str) -> String {
+/// What names a repository in pacman.conf; its packages aren't signed.
+pub(crate) fn section(name: &str, url: &str) -> String {
     format!("\n[{name}]\nSigLevel = Never\nServer = {url}\n")
 }
 
